@@ -1,0 +1,10 @@
+//! The small set of operations that the network is written against. Each has one plain reference and a form per device.
+
+pub mod activation;
+pub mod attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod linear;
+pub mod norm;
+pub mod patch_embedding;
+pub mod rotary;
