@@ -1,1 +1,71 @@
-//! Placeholder.
+//! Where tensors live and who computes on them. A [`Device`] is cheap to clone; every tensor carries the one it lives on.
+//! The CPU device owns a pool of threads of its own, so that each tensor-parallel rank of a process has its share of the
+//! cores and ranks do not wait for each other's work.
+
+use std::fmt;
+
+use crate::ops::parallel::ThreadPool;
+
+/// A place where tensors live and ops run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu(CpuDevice),
+}
+
+impl Device {
+    /// A CPU device with `num_threads` threads of its own (at least one: the thread that calls an op takes part).
+    pub fn cpu(num_threads: usize) -> Self {
+        Self::Cpu(CpuDevice::new(num_threads))
+    }
+}
+
+/// The CPU with a thread pool of its own. Clones share the pool; two devices are equal when they share it.
+#[derive(Clone)]
+pub struct CpuDevice {
+    pool: ThreadPool,
+}
+
+impl CpuDevice {
+    pub fn new(num_threads: usize) -> Self {
+        Self {
+            pool: ThreadPool::new(num_threads.max(1)),
+        }
+    }
+
+    /// How many threads work on one op, the calling one included.
+    pub fn num_threads(&self) -> usize {
+        self.pool.num_threads()
+    }
+
+    /// Runs `task(0), ..., task(num_tasks - 1)`, each once, on the threads of this device, and returns when all are done.
+    /// Which thread runs which task is open, so a task's result must not depend on it. Calls from within a task run in
+    /// place, on that thread. A panic in a task reaches the caller.
+    pub fn parallel_for(&self, num_tasks: usize, task: impl Fn(usize) + Sync) {
+        self.pool.parallel_for(num_tasks, &task);
+    }
+
+    /// Cuts `data` into pieces of `chunk_len` elements (the last may be shorter) and runs `task(index, piece)` for each,
+    /// as [`Self::parallel_for`] does. With `chunk_len` a multiple of the row length the pieces are whole rows.
+    pub fn parallel_chunks_mut<T: Send>(
+        &self,
+        data: &mut [T],
+        chunk_len: usize,
+        task: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        self.pool.parallel_chunks_mut(data, chunk_len, &task);
+    }
+}
+
+impl PartialEq for CpuDevice {
+    fn eq(&self, other: &Self) -> bool {
+        self.pool.is_same(&other.pool)
+    }
+}
+
+impl Eq for CpuDevice {}
+
+impl fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cpu with {} threads", self.num_threads())
+    }
+}

@@ -1,1 +1,449 @@
-//! Placeholder.
+//! Tensors: a shape, a data type and shared storage on a device. Row-major and contiguous, always; a view can narrow the
+//! rows of another tensor but never stride over it. Activations on the CPU are f32; weights stay as they were loaded.
+
+use std::{ops::Range, sync::Arc};
+
+use half::{bf16, f16};
+use thiserror::Error;
+
+use crate::device::Device;
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    BF16,
+    F16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn num_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::BF16 | Self::F16 => 2,
+        }
+    }
+}
+
+/// What is wrong with the tensors given to an op or asked of a tensor.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum TensorError {
+    #[error("{what}: wanted shape {wanted}, found {found:?}")]
+    Shape {
+        what: &'static str,
+        wanted: String,
+        found: Vec<usize>,
+    },
+    #[error("{what}: wanted {wanted}, found {found:?}")]
+    DType {
+        what: &'static str,
+        wanted: &'static str,
+        found: DType,
+    },
+    #[error("{what}: rows {start}..{end} are out of range, the tensor has {num_rows}")]
+    Rows {
+        what: &'static str,
+        start: usize,
+        end: usize,
+        num_rows: usize,
+    },
+    #[error("shape {shape:?} of {dtype:?} takes {wanted} bytes, found {found}")]
+    Length {
+        shape: Vec<usize>,
+        dtype: DType,
+        wanted: usize,
+        found: usize,
+    },
+    #[error("{what}: the tensor's storage is shared and cannot be written in place; copy it first")]
+    Shared { what: &'static str },
+    #[error("{what}: {reason}")]
+    Unsupported { what: &'static str, reason: String },
+}
+
+pub type Result<T, E = TensorError> = std::result::Result<T, E>;
+
+/// A row-major contiguous tensor. Clones and row views share the storage.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    dtype: DType,
+    device: Device,
+    /// First element of this tensor in the storage; not zero for row views.
+    offset: usize,
+    storage: Arc<Storage>,
+}
+
+#[derive(Debug)]
+enum Storage {
+    Cpu(AlignedBytes),
+}
+
+impl Tensor {
+    /// A tensor of zeros.
+    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Self {
+        let num_bytes = shape.iter().product::<usize>() * dtype.num_bytes();
+        Self::new(device, dtype, shape, AlignedBytes::zeroed(num_bytes))
+    }
+
+    /// An f32 tensor of the given values, in row-major order. The values are copied to aligned storage.
+    pub fn from_f32(device: &Device, shape: &[usize], values: &[f32]) -> Result<Self> {
+        Self::from_bytes(
+            device,
+            DType::F32,
+            shape,
+            AlignedBytes::copy_of(bytemuck::cast_slice(values)),
+        )
+    }
+
+    /// A tensor over bytes in the machine's order, as [`AlignedBytes`] hold them.
+    pub fn from_bytes(
+        device: &Device,
+        dtype: DType,
+        shape: &[usize],
+        bytes: AlignedBytes,
+    ) -> Result<Self> {
+        let wanted = shape.iter().product::<usize>() * dtype.num_bytes();
+        if wanted != bytes.len() {
+            return Err(TensorError::Length {
+                shape: shape.to_vec(),
+                dtype,
+                wanted,
+                found: bytes.len(),
+            });
+        }
+        Ok(Self::new(device, dtype, shape, bytes))
+    }
+
+    fn new(device: &Device, dtype: DType, shape: &[usize], bytes: AlignedBytes) -> Self {
+        let storage = match device {
+            Device::Cpu(_) => Storage::Cpu(bytes),
+        };
+        Self {
+            shape: shape.to_vec(),
+            dtype,
+            device: device.clone(),
+            offset: 0,
+            storage: Arc::new(storage),
+        }
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Elements in all.
+    pub fn num_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Elements of the last dimension; 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Number of rows when all dimensions but the last are taken as one.
+    pub fn rows(&self) -> usize {
+        self.shape[..self.shape.len().saturating_sub(1)]
+            .iter()
+            .product()
+    }
+
+    /// The same elements under another shape with as many elements.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        if shape.iter().product::<usize>() != self.num_elements() {
+            let wanted = format!("{shape:?} (as many elements)");
+            return Err(TensorError::Shape {
+                what: "reshape",
+                wanted,
+                found: self.shape.clone(),
+            });
+        }
+        Ok(Self {
+            shape: shape.to_vec(),
+            ..self.clone()
+        })
+    }
+
+    /// A view of entries `rows` of the first dimension. It shares the storage.
+    pub fn narrow_rows(&self, rows: Range<usize>) -> Result<Self> {
+        let num_rows = self.shape.first().copied().unwrap_or(0);
+        if rows.start > rows.end || rows.end > num_rows {
+            return Err(TensorError::Rows {
+                what: "narrow_rows",
+                start: rows.start,
+                end: rows.end,
+                num_rows,
+            });
+        }
+        let row_len: usize = self.shape[1..].iter().product();
+        let mut view = self.clone();
+        view.shape[0] = rows.len();
+        view.offset += rows.start * row_len;
+        Ok(view)
+    }
+
+    /// The elements of an f32 tensor on the CPU.
+    pub fn as_f32(&self) -> Result<&[f32]> {
+        self.as_slice("as_f32")
+    }
+
+    /// The elements of an f32 tensor on the CPU, to be written in place; the storage must not be shared.
+    pub fn as_f32_mut(&mut self) -> Result<&mut [f32]> {
+        self.check_dtype("as_f32_mut", DType::F32)?;
+        let elements = self.offset..self.offset + self.num_elements();
+        match Arc::get_mut(&mut self.storage) {
+            None => Err(TensorError::Shared { what: "as_f32_mut" }),
+            Some(Storage::Cpu(bytes)) => {
+                Ok(&mut bytemuck::cast_slice_mut(bytes.as_mut_slice())[elements])
+            }
+        }
+    }
+
+    /// The elements of a tensor on the CPU, whatever their type.
+    pub fn cpu_elements(&self) -> Result<CpuElements<'_>> {
+        Ok(match self.dtype {
+            DType::F32 => CpuElements::F32(self.as_slice("cpu_elements")?),
+            DType::BF16 => CpuElements::BF16(self.as_slice("cpu_elements")?),
+            DType::F16 => CpuElements::F16(self.as_slice("cpu_elements")?),
+        })
+    }
+
+    /// All elements as f32, in a vector of their own.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        Ok(match self.cpu_elements()? {
+            CpuElements::F32(values) => values.to_vec(),
+            CpuElements::BF16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            CpuElements::F16(values) => values.iter().map(|value| value.to_f32()).collect(),
+        })
+    }
+
+    /// The tensor with its elements rounded (to nearest even) to another type; itself when they have that type already.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        if dtype == self.dtype {
+            return Ok(self.clone());
+        }
+        let values = self.to_f32_vec()?;
+        let mut bytes = AlignedBytes::zeroed(values.len() * dtype.num_bytes());
+        round_into(&values, dtype, bytes.as_mut_slice());
+        Self::from_bytes(&self.device, dtype, &self.shape, bytes)
+    }
+
+    /// A tensor with the same elements and storage of its own.
+    pub fn deep_copy(&self) -> Result<Self> {
+        let num_bytes = self.dtype.num_bytes();
+        let start = self.offset * num_bytes;
+        let Storage::Cpu(bytes) = &*self.storage;
+        let own = AlignedBytes::copy_of(
+            &bytes.as_slice()[start..start + self.num_elements() * num_bytes],
+        );
+        Self::from_bytes(&self.device, self.dtype, &self.shape, own)
+    }
+
+    fn as_slice<T: Element>(&self, what: &'static str) -> Result<&[T]> {
+        self.check_dtype(what, T::DTYPE)?;
+        let elements = self.offset..self.offset + self.num_elements();
+        match &*self.storage {
+            Storage::Cpu(bytes) => Ok(&bytemuck::cast_slice(bytes.as_slice())[elements]),
+        }
+    }
+
+    fn check_dtype(&self, what: &'static str, wanted: DType) -> Result<()> {
+        if self.dtype == wanted {
+            return Ok(());
+        }
+        let wanted = match wanted {
+            DType::F32 => "F32",
+            DType::BF16 => "BF16",
+            DType::F16 => "F16",
+        };
+        Err(TensorError::DType {
+            what,
+            wanted,
+            found: self.dtype,
+        })
+    }
+}
+
+/// The elements of a CPU tensor, by their type.
+#[derive(Clone, Copy, Debug)]
+pub enum CpuElements<'a> {
+    F32(&'a [f32]),
+    BF16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+/// A Rust type that a tensor can hold.
+pub trait Element: bytemuck::Pod + Send + Sync {
+    const DTYPE: DType;
+    fn to_f32(self) -> f32;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+}
+
+fn round_into(values: &[f32], dtype: DType, bytes: &mut [u8]) {
+    match dtype {
+        DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(values)),
+        DType::BF16 => fill(bytemuck::cast_slice_mut(bytes), values, bf16::from_f32),
+        DType::F16 => fill(bytemuck::cast_slice_mut(bytes), values, f16::from_f32),
+    }
+}
+
+fn fill<T>(out: &mut [T], values: &[f32], round: impl Fn(f32) -> T) {
+    for (out, &value) in out.iter_mut().zip(values) {
+        *out = round(value);
+    }
+}
+
+/// Bytes that start at a multiple of 64, so that vector loads of whole cache lines meet no border.
+#[derive(Debug)]
+pub struct AlignedBytes {
+    lines: Vec<CacheLine>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct CacheLine([u8; 64]);
+
+impl AlignedBytes {
+    pub fn zeroed(len: usize) -> Self {
+        Self {
+            lines: bytemuck::allocation::zeroed_vec(len.div_ceil(64)),
+            len,
+        }
+    }
+
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut own = Self::zeroed(bytes.len());
+        own.as_mut_slice().copy_from_slice(bytes);
+        own
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device() -> Device {
+        Device::cpu(1)
+    }
+
+    #[test]
+    fn storage_starts_at_a_cache_line() {
+        for len in [1, 63, 64, 65, 1000] {
+            assert_eq!(
+                AlignedBytes::zeroed(len).as_slice().as_ptr() as usize % 64,
+                0
+            );
+        }
+    }
+
+    #[test]
+    fn narrowed_rows_are_a_view_of_the_same_elements() {
+        let tensor = Tensor::from_f32(&device(), &[3, 2], &[0., 1., 2., 3., 4., 5.]).unwrap();
+        let view = tensor.narrow_rows(1..3).unwrap().narrow_rows(1..2).unwrap();
+        assert_eq!(
+            (view.shape(), view.as_f32().unwrap()),
+            (&[1, 2][..], &[4., 5.][..])
+        );
+        assert_eq!(view.deep_copy().unwrap().as_f32().unwrap(), [4., 5.]);
+        assert!(matches!(
+            tensor.narrow_rows(2..4),
+            Err(TensorError::Rows { num_rows: 3, .. })
+        ));
+    }
+
+    #[test]
+    fn shared_storage_is_not_written() {
+        let mut tensor = Tensor::zeros(&device(), DType::F32, &[2, 2]);
+        let view = tensor.narrow_rows(0..1).unwrap();
+        assert_eq!(
+            tensor.as_f32_mut().unwrap_err(),
+            TensorError::Shared { what: "as_f32_mut" }
+        );
+        drop(view);
+        tensor.as_f32_mut().unwrap()[3] = 7.0;
+        assert_eq!(tensor.as_f32().unwrap(), [0., 0., 0., 7.]);
+    }
+
+    #[test]
+    fn wrong_length_and_wrong_type_are_errors() {
+        let short = Tensor::from_f32(&device(), &[2, 2], &[1.0]);
+        assert!(matches!(
+            short,
+            Err(TensorError::Length {
+                wanted: 16,
+                found: 4,
+                ..
+            })
+        ));
+        let half = Tensor::zeros(&device(), DType::BF16, &[2]);
+        assert!(matches!(
+            half.as_f32(),
+            Err(TensorError::DType {
+                found: DType::BF16,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn rounding_goes_to_nearest_even() {
+        let tensor = Tensor::from_f32(&device(), &[2], &[1.0 + 1.0 / 256.0, -3.0]).unwrap();
+        assert_eq!(
+            tensor.to_dtype(DType::BF16).unwrap().to_f32_vec().unwrap(),
+            [1.0, -3.0]
+        );
+        assert_eq!(
+            tensor.to_dtype(DType::F16).unwrap().to_f32_vec().unwrap(),
+            [1.0 + 1.0 / 256.0, -3.0]
+        );
+    }
+}

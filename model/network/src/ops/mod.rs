@@ -6,5 +6,6 @@ pub mod elementwise;
 pub mod embedding;
 pub mod linear;
 pub mod norm;
+pub(crate) mod parallel;
 pub mod patch_embedding;
 pub mod rotary;
