@@ -6,3 +6,6 @@ pub mod config;
 pub mod description;
 pub mod picture_geometry;
 pub mod tokenizer;
+
+#[cfg(test)]
+mod test_data;
