@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The vision half of the network: from the bytes of a picture file to the rows that the projector takes.
+//! `preprocess` makes pixels exactly as the reference does; the tower and the features it gives stand beside it.
+
+#[cfg(test)]
+mod goldens;
+pub mod preprocess;
