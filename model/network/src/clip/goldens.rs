@@ -6,7 +6,17 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+/// A line for whoever runs the tests with their output shown.
+#[expect(
+    clippy::print_stderr,
+    reason = "tests say what they skip and how close they came"
+)]
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}
 
 /// One folder of golden data.
 pub(crate) struct Goldens {
@@ -24,7 +34,7 @@ impl Goldens {
             .map(|a| a.join(&relative))
             .find(|f| f.is_dir());
         let Some(folder) = folder else {
-            eprintln!("skipped: there is no {} here", relative.display());
+            say(&format!("skipped: there is no {} here", relative.display()));
             return None;
         };
         let read = |file: &str| fs::read(folder.join(file)).expect("a golden file");
@@ -67,24 +77,15 @@ impl Goldens {
         )
     }
 
-    pub(crate) fn i64(&self, name: &str) -> (Vec<usize>, Vec<i64>) {
-        let (shape, dtype, data) = self.tensor(name);
-        let values = match dtype {
-            Dtype::I64 => data
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| i64::from_le_bytes(*b))
-                .collect(),
-            Dtype::I32 => data
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| i64::from(i32::from_le_bytes(*b)))
-                .collect(),
-            other => panic!("{name} holds {other:?}"),
-        };
-        (shape, values)
+    /// A list beside a tensor's description or in a case of that name.
+    pub(crate) fn list<T: DeserializeOwned>(&self, name: &str, key: &str) -> Vec<T> {
+        let found =
+            [&self.manifest["tensors"], &self.manifest["cases"]].map(|group| &group[name][key]);
+        let list = found
+            .into_iter()
+            .find(|value| value.is_array())
+            .unwrap_or_else(|| panic!("{name} has no {key}"));
+        serde_json::from_value(list.clone()).expect("a list of that type")
     }
 
     /// The largest difference that the manifest accepts for a tensor.
@@ -108,7 +109,7 @@ impl Goldens {
             worst <= atol,
             "{name}: differs by {worst}, accepted is {atol}"
         );
-        eprintln!("{name}: largest difference {worst:e} of {atol:e}");
+        say(&format!("{name}: largest difference {worst:e} of {atol:e}"));
     }
 
     fn tensor(&self, name: &str) -> (Vec<usize>, Dtype, Vec<u8>) {

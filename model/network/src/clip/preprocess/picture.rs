@@ -61,7 +61,8 @@ impl RgbPicture {
     }
 
     /// The picture mirrored at its main diagonal: rows become columns.
-    pub fn transposed(&self) -> Self {
+    #[cfg(test)]
+    pub(crate) fn transposed(&self) -> Self {
         let mut turned = Self::new(self.height, self.width, vec![0; self.pixels.len()]);
         let (stride, turned_stride) = (self.stride(), turned.stride());
         for (y, row) in self.pixels.chunks_exact(stride).enumerate() {

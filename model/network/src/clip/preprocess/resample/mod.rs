@@ -28,17 +28,41 @@ pub enum Filter {
 /// # Panics
 /// When a side is zero.
 pub fn resample(picture: &RgbPicture, width: u32, height: u32, filter: Filter) -> RgbPicture {
+    check_size(width, height);
+    let widened = (picture.width() != width).then(|| resize_rows(picture, width, filter));
+    let widened = widened.as_ref().unwrap_or(picture);
+    if widened.height() == height {
+        widened.clone()
+    } else {
+        resize_columns(widened, height, filter)
+    }
+}
+
+/// What resizing the transposed picture and transposing the result gives: the other pass first, which rounding tells.
+///
+/// # Panics
+/// When a side is zero.
+pub fn resample_columns_first(
+    picture: &RgbPicture,
+    width: u32,
+    height: u32,
+    filter: Filter,
+) -> RgbPicture {
+    check_size(width, height);
+    let heightened = (picture.height() != height).then(|| resize_columns(picture, height, filter));
+    let heightened = heightened.as_ref().unwrap_or(picture);
+    if heightened.width() == width {
+        heightened.clone()
+    } else {
+        resize_rows(heightened, width, filter)
+    }
+}
+
+fn check_size(width: u32, height: u32) {
     assert!(
         width > 0 && height > 0,
         "a picture cannot be resized to {width} x {height}"
     );
-    let widened = (picture.width() != width).then(|| resize_rows(picture, width, filter));
-    let picture = widened.as_ref().unwrap_or(picture);
-    if picture.height() == height {
-        picture.clone()
-    } else {
-        resize_columns(picture, height, filter)
-    }
 }
 
 fn resize_rows(picture: &RgbPicture, width: u32, filter: Filter) -> RgbPicture {

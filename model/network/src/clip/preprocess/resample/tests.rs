@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::clip::goldens::Goldens;
+use crate::clip::goldens::{Goldens, say};
 use crate::clip::preprocess::{DecodeLimits, decode_picture};
 
 #[test]
@@ -57,7 +57,9 @@ fn report_difference(stem: &str, found: &RgbPicture, reference: &RgbPicture) {
         .collect();
     let worst = differences.iter().copied().max().unwrap_or(0);
     let mean = differences.iter().map(|d| f64::from(*d)).sum::<f64>() / differences.len() as f64;
-    eprintln!("{stem}: decoded pixels differ by up to {worst}, by {mean:.3} on average");
+    say(&format!(
+        "{stem}: decoded pixels differ by up to {worst}, by {mean:.3} on average"
+    ));
     assert!(
         worst <= 5 && mean < 0.5,
         "{stem}: worst {worst}, mean {mean}"
@@ -120,6 +122,12 @@ proptest! {
             slow_rows(&widened.transposed(), height, filter).transposed()
         };
         prop_assert_eq!(resample(&picture, width, height, filter), expected);
+    }
+
+    #[test]
+    fn columns_first_is_the_transposed_order(picture in pictures(), width in 1_u32..50, height in 1_u32..50, filter in filters()) {
+        let expected = resample(&picture.transposed(), height, width, filter).transposed();
+        prop_assert_eq!(resample_columns_first(&picture, width, height, filter), expected);
     }
 
     #[test]
