@@ -5,6 +5,7 @@ pub mod chat_template;
 pub mod config;
 pub mod description;
 pub mod picture_geometry;
+pub mod prompt;
 pub mod tokenizer;
 
 #[cfg(test)]

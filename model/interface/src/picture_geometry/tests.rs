@@ -257,3 +257,35 @@ fn layouts_equal_the_reference() {
         }
     }
 }
+
+#[test]
+fn token_sources_equal_the_reference() {
+    let mut compared = 0;
+    for (folder, geometry) in [
+        ("xc2-4khd-tiny", PictureGeometry::four_khd()),
+        ("xc2d5-tiny", PictureGeometry::xc2d5()),
+    ] {
+        let Some(tensors) =
+            crate::test_data::IntTensors::read(&format!("goldens/{folder}/goldens.safetensors"))
+        else {
+            return;
+        };
+        for name in tensors.names() {
+            let Some((high, wide)) = name
+                .strip_prefix("merge.")
+                .and_then(|grid| grid.split_once('x'))
+            else {
+                continue;
+            };
+            let sources = geometry.token_sources(high.parse().unwrap(), wide.parse().unwrap());
+            let found = sources.iter().flat_map(|source| match source {
+                TokenSource::Patches(rows) => rows.map(|row| row as i32),
+                TokenSource::RowSeparator => [-1; 4],
+                TokenSource::GlobalSeparator => [-2; 4],
+            });
+            assert!(found.eq(tensors.get(name).unwrap()), "{folder} {name}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 4, "only {compared} merges were compared");
+}
