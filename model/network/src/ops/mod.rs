@@ -4,6 +4,8 @@ pub mod activation;
 pub mod attention;
 pub mod elementwise;
 pub mod embedding;
+pub(crate) mod exponential;
+pub mod full_attention;
 pub mod linear;
 pub mod norm;
 pub(crate) mod parallel;

@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Activations.
+
+mod quick_gelu;
+
+pub use quick_gelu::quick_gelu;

@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Operations element by element.
+
+mod add;
+
+pub use add::add_assign;
