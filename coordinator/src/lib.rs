@@ -1,1 +1,17 @@
-//! Placeholder.
+//! What clients of a cluster see: takes their requests in, renders prompts, brings pictures to vision workers, has a
+//! language group run the prompt, and streams the answer back. It touches no tensor and links no tensor library.
+
+mod api;
+mod app;
+mod cluster_view;
+mod config;
+mod error;
+mod model;
+mod request;
+mod routing;
+mod start;
+mod telemetry;
+mod worker_client;
+
+pub use app::{Ready, serve};
+pub use config::{Config, ConfigError, Limits, Timeouts};

@@ -1,0 +1,114 @@
+//! The one table from the reasons why a request is not answered to gRPC statuses with google.rpc details.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, FieldViolation as WireViolation, StatusExt};
+
+use crate::error::{FieldViolation, RequestError};
+
+/// The `domain` of every ErrorInfo.
+const DOMAIN: &str = "inkstone";
+/// How long clients with gRPC's own retries wait, in milliseconds.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// The status of an error; `request_id` is told to the client where there is one.
+pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.reason(), DOMAIN, metadata(error));
+    if !request_id.is_empty() {
+        details.set_request_info(request_id, "");
+    }
+    match error {
+        RequestError::Invalid(violations) | RequestError::PictureRefused(violations) => {
+            details.set_bad_request(to_wire(violations));
+        }
+        RequestError::PromptTooLong { .. } => {
+            details.add_bad_request_violation("messages", error.to_string());
+        }
+        RequestError::ModelNotFound { wanted, served } => {
+            let description = format!("{served} is served");
+            details.set_resource_info("model", wanted, "", description);
+        }
+        RequestError::TooManyRequests { .. } => {
+            details.add_quota_failure_violation("requests", error.to_string());
+        }
+        RequestError::ClusterFull { .. }
+        | RequestError::Starting { .. }
+        | RequestError::ShuttingDown { .. }
+        | RequestError::LanguageUnavailable { .. }
+        | RequestError::VisionUnavailable { .. }
+        | RequestError::DeadlineExceeded
+        | RequestError::ReaderTooSlow { .. }
+        | RequestError::Internal(_) => {}
+    }
+    let retry_after = retry_after(error);
+    if let Some(delay) = retry_after {
+        details.set_retry_info(Some(delay));
+    }
+    let mut status = Status::with_error_details(code(error), error.to_string(), details);
+    if let Some(delay) = retry_after {
+        let millis = MetadataValue::from(delay.as_millis() as u64);
+        status.metadata_mut().insert(PUSHBACK, millis);
+    }
+    status
+}
+
+fn code(error: &RequestError) -> Code {
+    match error {
+        RequestError::Invalid(_)
+        | RequestError::PromptTooLong { .. }
+        | RequestError::PictureRefused(_) => Code::InvalidArgument,
+        RequestError::ModelNotFound { .. } => Code::NotFound,
+        RequestError::TooManyRequests { .. }
+        | RequestError::ClusterFull { .. }
+        | RequestError::ReaderTooSlow { .. } => Code::ResourceExhausted,
+        RequestError::Starting { .. }
+        | RequestError::ShuttingDown { .. }
+        | RequestError::LanguageUnavailable { .. }
+        | RequestError::VisionUnavailable { .. } => Code::Unavailable,
+        RequestError::DeadlineExceeded => Code::DeadlineExceeded,
+        RequestError::Internal(_) => Code::Internal,
+    }
+}
+
+fn retry_after(error: &RequestError) -> Option<Duration> {
+    match error {
+        RequestError::TooManyRequests { retry_after, .. }
+        | RequestError::ClusterFull { retry_after, .. }
+        | RequestError::Starting { retry_after }
+        | RequestError::ShuttingDown { retry_after }
+        | RequestError::LanguageUnavailable { retry_after, .. }
+        | RequestError::VisionUnavailable { retry_after, .. } => Some(*retry_after),
+        RequestError::Invalid(_)
+        | RequestError::PromptTooLong { .. }
+        | RequestError::PictureRefused(_)
+        | RequestError::ModelNotFound { .. }
+        | RequestError::DeadlineExceeded
+        | RequestError::ReaderTooSlow { .. }
+        | RequestError::Internal(_) => None,
+    }
+}
+
+/// Numbers that a program may want, beside the message that says them.
+fn metadata(error: &RequestError) -> HashMap<String, String> {
+    let pairs: &[(&str, String)] = match error {
+        RequestError::PromptTooLong { num_tokens, limit } => &[
+            ("prompt_tokens", num_tokens.to_string()),
+            ("max_prompt_tokens", limit.to_string()),
+        ],
+        RequestError::TooManyRequests { limit, .. } => &[("max_requests", limit.to_string())],
+        _ => &[],
+    };
+    let pairs = pairs.iter();
+    pairs
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect()
+}
+
+fn to_wire(violations: &[FieldViolation]) -> Vec<WireViolation> {
+    let violations = violations.iter();
+    violations
+        .map(|violation| WireViolation::new(&violation.path, &violation.description))
+        .collect()
+}

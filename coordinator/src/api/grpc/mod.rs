@@ -1,0 +1,6 @@
+//! gRPC package `inkstone.v1`, a file for each service.
+
+pub(crate) mod chat;
+mod chat_request;
+pub(crate) mod deadline;
+pub(crate) mod model;

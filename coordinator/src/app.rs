@@ -1,0 +1,179 @@
+//! Builds every part of a coordinator; its start order and its stop order stand in `serve_with`.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use inkstone_cluster::Membership;
+use inkstone_proto::v1::{
+    chat_service_server::ChatServiceServer, model_service_server::ModelServiceServer,
+};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tokio::{net::TcpListener, sync::oneshot, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{
+        Server,
+        server::{Router, TcpIncoming},
+    },
+};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
+
+use crate::{
+    api::grpc::{chat::ChatService, deadline::note_deadline, model::ModelService},
+    cluster_view::ClusterView,
+    config::Config,
+    request::dispatcher::Dispatcher,
+    start::learn_model,
+    telemetry,
+    worker_client::{Connector, GrpcConnector},
+};
+
+/// The services whose health is told; the empty name stands for all.
+const HEALTH_NAMES: [&str; 3] = ["", "inkstone.v1.ChatService", "inkstone.v1.ModelService"];
+/// The package that reflection tells of; what workers say to each other is nobody's business.
+const PUBLIC_PACKAGE: &str = "inkstone.v1";
+/// How long connections may take, after the last request ended, to carry its last bytes away. What is open then, such
+/// as a reflection stream that nobody closes, is cut.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// What a coordinator that began to take requests tells its starter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The model it serves.
+    pub model: String,
+}
+
+/// Runs a coordinator until `shutdown` is cancelled and running requests ended, or the drain limit cut them.
+///
+/// The listener answers at once; requests are refused with UNAVAILABLE until the members have answered, then `ready`
+/// is told. Fails when the settings cannot be, when the members do not answer in time, and when they serve different
+/// models.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> anyhow::Result<()> {
+    let connector = Arc::new(GrpcConnector::new(config.timeouts.clone()));
+    serve_with(config, connector, listener, shutdown, ready).await
+}
+
+/// The same with other clients for the members.
+pub(crate) async fn serve_with(
+    config: Config,
+    connector: Arc<dyn Connector>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> anyhow::Result<()> {
+    config.check()?;
+    telemetry::describe();
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
+    let start_limit = config.timeouts.start;
+    let membership = Membership::fixed(config.members.clone())?;
+    let cluster = ClusterView::new(membership, connector);
+    let dispatcher = Arc::new(Dispatcher::new(
+        cluster,
+        config.limits.clone(),
+        config.timeouts.clone(),
+    ));
+    let health = HealthReporter::new();
+    set_health(&health, ServingStatus::NotServing).await;
+    let closing = CancellationToken::new();
+    let server = router(&config, &dispatcher, &health)?.serve_with_incoming_shutdown(
+        TcpIncoming::from(listener).with_nodelay(Some(true)),
+        closing.clone().cancelled_owned(),
+    );
+    tokio::pin!(server);
+
+    let life = async {
+        tokio::select! {
+            model = learn_model(&dispatcher.cluster, start_limit) => {
+                let model = model?;
+                let name = model.description.name.clone();
+                dispatcher.open(model);
+                set_health(&health, ServingStatus::Serving).await;
+                tracing::info!(%address, model = name, "coordinator ready");
+                // Nobody has to wait for it.
+                let _ = ready.send(Ready { address, model: name });
+                shutdown.cancelled().await;
+            }
+            () = shutdown.cancelled() => {}
+        }
+        // Stop: no new work, running requests end, then the connections.
+        set_health(&health, ServingStatus::NotServing).await;
+        dispatcher.drain().await;
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        ended = &mut server => ended.context("the gRPC server ended by itself")?,
+        lived = life => {
+            lived?;
+            for name in HEALTH_NAMES {
+                // Ends the watches on it, which would keep their connections open.
+                health.clone().clear_service_status(name).await;
+            }
+            closing.cancel();
+            if let Ok(ended) = timeout(FLUSH, server).await {
+                ended.context("the gRPC server failed while it closed")?;
+            }
+        }
+    }
+    tracing::info!("coordinator stopped");
+    Ok(())
+}
+
+/// Every service behind the limits of the transport.
+fn router(
+    config: &Config,
+    dispatcher: &Arc<Dispatcher>,
+    health: &HealthReporter,
+) -> anyhow::Result<Router> {
+    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    let chat = ChatServiceServer::new(ChatService::new(dispatcher.clone()))
+        .max_decoding_message_size(limits.max_message_bytes);
+    let model = ModelServiceServer::new(ModelService::new(dispatcher.clone()));
+    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
+    let reflection = || -> anyhow::Result<_> {
+        let descriptors = public_descriptors()?;
+        Ok(tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET))
+    };
+    Ok(Server::builder()
+        .max_concurrent_streams(limits.max_requests_per_connection)
+        .http2_keepalive_interval(Some(timeouts.ping_interval))
+        .http2_keepalive_timeout(Some(timeouts.ping))
+        .add_service(InterceptedService::new(chat, note_deadline))
+        .add_service(model)
+        .add_service(health)
+        .add_service(reflection()?.build_v1()?)
+        .add_service(reflection()?.build_v1alpha()?))
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// The descriptors that reflection serves.
+fn public_descriptors() -> anyhow::Result<FileDescriptorSet> {
+    let all = FileDescriptorSet::decode(inkstone_proto::FILE_DESCRIPTOR_SET)
+        .context("the built-in descriptors cannot be read")?;
+    let files = all.file.into_iter();
+    let public = files.filter(|file| file.package() == PUBLIC_PACKAGE);
+    Ok(FileDescriptorSet {
+        file: public.collect(),
+    })
+}

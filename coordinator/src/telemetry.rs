@@ -1,0 +1,125 @@
+//! What is measured of requests, and the lines that are logged when they end.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use tokio::time::Instant;
+
+use crate::request::{FinishReason, PromptSize, lifecycle::Lifecycle};
+
+const REQUESTS: &str = "inkstone_requests_total";
+const RUNNING: &str = "inkstone_requests_running";
+const FIRST_TOKEN: &str = "inkstone_time_to_first_token_seconds";
+const INTER_TOKEN: &str = "inkstone_inter_token_latency_seconds";
+const DURATION: &str = "inkstone_request_duration_seconds";
+const PROMPT_TOKENS: &str = "inkstone_prompt_tokens_total";
+const PICTURE_TOKENS: &str = "inkstone_picture_tokens_total";
+const COMPLETION_TOKENS: &str = "inkstone_completion_tokens_total";
+
+/// Tells the recorder what the metrics mean. Called once at start.
+pub(crate) fn describe() {
+    describe_counter!(REQUESTS, "chat requests by outcome");
+    describe_gauge!(RUNNING, "chat requests taken on and not ended");
+    describe_histogram!(
+        FIRST_TOKEN,
+        Unit::Seconds,
+        "from admission to the first token"
+    );
+    describe_histogram!(
+        INTER_TOKEN,
+        Unit::Seconds,
+        "between tokens of an answer, after the first"
+    );
+    describe_histogram!(DURATION, Unit::Seconds, "from admission to the end");
+    describe_counter!(PROMPT_TOKENS, "positions of prompts, pictures included");
+    describe_counter!(PICTURE_TOKENS, "positions of pictures in prompts");
+    describe_counter!(COMPLETION_TOKENS, "tokens generated");
+}
+
+/// Counts a request that was refused before it was taken on.
+pub(crate) fn count_refused(reason: &'static str) {
+    counter!(REQUESTS, "outcome" => reason).increment(1);
+}
+
+/// Measures one request that was taken on.
+pub(crate) struct RequestMeter {
+    admitted: Instant,
+    last_tokens: Option<Instant>,
+    num_tokens: usize,
+}
+
+impl RequestMeter {
+    pub(crate) fn start() -> Self {
+        gauge!(RUNNING).increment(1);
+        Self {
+            admitted: Instant::now(),
+            last_tokens: None,
+            num_tokens: 0,
+        }
+    }
+
+    /// The prompt is known.
+    pub(crate) fn prompt(&self, size: PromptSize) {
+        counter!(PROMPT_TOKENS).increment(size.prompt_tokens.into());
+        counter!(PICTURE_TOKENS).increment(size.picture_tokens.into());
+    }
+
+    /// So many tokens came at once.
+    pub(crate) fn tokens(&mut self, num: usize) {
+        if num == 0 {
+            return;
+        }
+        let now = Instant::now();
+        counter!(COMPLETION_TOKENS).increment(num as u64);
+        match self.last_tokens {
+            None => histogram!(FIRST_TOKEN).record(now - self.admitted),
+            Some(last) => {
+                let each = (now - last) / u32::try_from(num).unwrap_or(u32::MAX);
+                histogram!(INTER_TOKEN).record_many(each, num);
+            }
+        }
+        self.last_tokens = Some(now);
+        self.num_tokens += num;
+    }
+
+    /// The request reached a final state.
+    pub(crate) fn end(self, state: &Lifecycle) {
+        let elapsed = self.admitted.elapsed();
+        let outcome = outcome(state);
+        counter!(REQUESTS, "outcome" => outcome).increment(1);
+        histogram!(DURATION).record(elapsed);
+        log_end(state, outcome, self.num_tokens, elapsed);
+    }
+}
+
+impl Drop for RequestMeter {
+    fn drop(&mut self) {
+        gauge!(RUNNING).decrement(1);
+    }
+}
+
+fn outcome(state: &Lifecycle) -> &'static str {
+    match state {
+        Lifecycle::Finished { reason } => match reason {
+            FinishReason::Stop => "STOP",
+            FinishReason::Length => "LENGTH",
+        },
+        Lifecycle::Cancelled => "CANCELLED",
+        Lifecycle::Failed { error } => error.reason(),
+        Lifecycle::Admitted { .. } | Lifecycle::Rendered { .. } | Lifecycle::Running { .. } => {
+            "UNFINISHED"
+        }
+    }
+}
+
+fn log_end(state: &Lifecycle, outcome: &str, completion_tokens: usize, elapsed: Duration) {
+    let seconds = elapsed.as_secs_f64();
+    match state {
+        Lifecycle::Failed { error } => {
+            tracing::warn!(outcome, %error, completion_tokens, seconds, "request failed");
+        }
+        _ => tracing::info!(outcome, completion_tokens, seconds, "request ended"),
+    }
+}

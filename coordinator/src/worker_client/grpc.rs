@@ -1,0 +1,261 @@
+//! The gRPC version of the worker clients. Wire types end here.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{Stream, StreamExt, stream};
+use inkstone_cluster::{Epoch, NodeAddress};
+use inkstone_interface::description::ModelDescription;
+use inkstone_proto::worker::v1 as wire;
+use tokio::time::Instant;
+use tonic::{
+    Code, Status, TimeoutExpired,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use super::{
+    Connector, EndReason, Generation, GenerationEvent, GenerationStream, LanguageClient,
+    LanguageDescription, PictureDigest, PictureUpload, PlacedPicture, PromptPiece, VisionClient,
+    WorkerError,
+};
+use crate::config::Timeouts;
+
+/// Bytes of an upload that travel in one message, as `vision.proto` says.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Largest message taken from a worker: a description with a tokenizer, 1.5 MB in the releases.
+const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+/// Reasons that leaders give with FAILED_PRECONDITION.
+const FEATURES_MISSING: &str = "FEATURES_MISSING";
+const EPOCH_MISMATCH: &str = "EPOCH_MISMATCH";
+
+/// Makes clients that connect on first use and reconnect by themselves.
+#[derive(Debug)]
+pub(crate) struct GrpcConnector {
+    timeouts: Timeouts,
+}
+
+impl GrpcConnector {
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts }
+    }
+
+    fn channel(&self, address: &NodeAddress) -> Channel {
+        Endpoint::from_shared(address.as_uri().to_owned())
+            .expect("a node address is a URI by construction")
+            .connect_timeout(self.timeouts.connect)
+            .http2_keep_alive_interval(self.timeouts.ping_interval)
+            .keep_alive_timeout(self.timeouts.ping)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+            .connect_lazy()
+    }
+}
+
+impl Connector for GrpcConnector {
+    fn language(&self, leader: &NodeAddress) -> Arc<dyn LanguageClient> {
+        let client =
+            wire::language_service_client::LanguageServiceClient::new(self.channel(leader))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Arc::new(GrpcLanguageClient {
+            client,
+            describe_timeout: self.timeouts.describe,
+        })
+    }
+
+    fn vision(&self, worker: &NodeAddress) -> Arc<dyn VisionClient> {
+        let client = wire::vision_service_client::VisionServiceClient::new(self.channel(worker))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Arc::new(GrpcVisionClient {
+            client,
+            address: worker.clone(),
+            describe_timeout: self.timeouts.describe,
+            put_timeout: self.timeouts.put_picture,
+        })
+    }
+}
+
+struct GrpcLanguageClient {
+    client: wire::language_service_client::LanguageServiceClient<Channel>,
+    describe_timeout: Duration,
+}
+
+#[async_trait]
+impl LanguageClient for GrpcLanguageClient {
+    async fn describe(&self) -> Result<LanguageDescription, WorkerError> {
+        let call = timed(
+            wire::DescribeLanguageRequest {},
+            Some(self.describe_timeout),
+        );
+        let answer = self.client.clone().describe_language(call).await?;
+        let answer = answer.into_inner();
+        Ok(LanguageDescription {
+            model: parse_description(&answer.description_json)?,
+            tokenizer_model: answer.tokenizer_model,
+            added_tokens: answer.added_tokens.into_iter().collect(),
+            epoch: Epoch(answer.epoch),
+            max_sequence_tokens: answer.max_sequence_tokens as usize,
+        })
+    }
+
+    async fn generate(&self, generation: Generation) -> Result<GenerationStream, WorkerError> {
+        let left = left_until(generation.deadline);
+        let call = timed(generation_to_wire(generation), left);
+        let answer = self.client.clone().generate(call).await?;
+        Ok(answer
+            .into_inner()
+            .map(|item| event_from_wire(item?))
+            .boxed())
+    }
+}
+
+struct GrpcVisionClient {
+    client: wire::vision_service_client::VisionServiceClient<Channel>,
+    address: NodeAddress,
+    describe_timeout: Duration,
+    put_timeout: Duration,
+}
+
+#[async_trait]
+impl VisionClient for GrpcVisionClient {
+    async fn describe(&self) -> Result<ModelDescription, WorkerError> {
+        let call = timed(wire::DescribeVisionRequest {}, Some(self.describe_timeout));
+        let answer = self.client.clone().describe_vision(call).await?;
+        parse_description(&answer.into_inner().description_json)
+    }
+
+    async fn put_picture(&self, upload: PictureUpload) -> Result<PlacedPicture, WorkerError> {
+        let left =
+            left_until(upload.deadline).map_or(self.put_timeout, |left| left.min(self.put_timeout));
+        let call = timed(upload_pieces(upload), Some(left));
+        let answer = self.client.clone().put_picture(call).await?.into_inner();
+        if answer.digest.is_empty() || answer.num_tokens == 0 {
+            return Err(WorkerError::Faulty(format!(
+                "vision worker {} answered without digest or tokens",
+                self.address
+            )));
+        }
+        Ok(PlacedPicture {
+            digest: PictureDigest(answer.digest),
+            num_tokens: answer.num_tokens,
+            worker: self.address.clone(),
+        })
+    }
+}
+
+fn timed<T>(message: T, timeout: Option<Duration>) -> tonic::Request<T> {
+    let mut call = tonic::Request::new(message);
+    if let Some(timeout) = timeout {
+        call.set_timeout(timeout);
+    }
+    call
+}
+
+fn left_until(deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+}
+
+fn parse_description(json: &str) -> Result<ModelDescription, WorkerError> {
+    ModelDescription::from_json(json).map_err(|error| WorkerError::Faulty(error.to_string()))
+}
+
+fn upload_pieces(
+    upload: PictureUpload,
+) -> impl Stream<Item = wire::PutPictureRequest> + Send + 'static {
+    use wire::put_picture_request::Part;
+    let header = wire::PictureHeader {
+        num_bytes: upload.data.len() as u64,
+        hd_num: upload.hd_num,
+    };
+    let mut rest = upload.data;
+    let chunks = std::iter::from_fn(move || {
+        let len = rest.len().min(CHUNK_BYTES);
+        (len > 0).then(|| Part::Chunk(rest.split_to(len)))
+    });
+    let parts = std::iter::once(Part::Header(header)).chain(chunks);
+    stream::iter(parts.map(|part| wire::PutPictureRequest { part: Some(part) }))
+}
+
+fn generation_to_wire(generation: Generation) -> wire::GenerateRequest {
+    let sampling = generation.sampling;
+    wire::GenerateRequest {
+        request_id: generation.request_id,
+        epoch: generation.epoch.0,
+        prompt: generation.prompt.into_iter().map(piece_to_wire).collect(),
+        sampling: Some(wire::SamplingSettings {
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            repetition_penalty: sampling.repetition_penalty,
+            seed: sampling.seed,
+        }),
+        max_new_tokens: generation.max_new_tokens,
+        stop_token_ids: generation.stop_token_ids,
+    }
+}
+
+fn piece_to_wire(piece: PromptPiece) -> wire::PromptPart {
+    use wire::prompt_part::Part;
+    let part = match piece {
+        PromptPiece::Tokens(ids) => Part::Tokens(wire::TokenSpan { ids }),
+        PromptPiece::Picture(picture) => Part::Picture(wire::PictureRef {
+            digest: picture.digest.0,
+            num_tokens: picture.num_tokens,
+            vision_address: picture.worker.into(),
+        }),
+    };
+    wire::PromptPart { part: Some(part) }
+}
+
+fn event_from_wire(answer: wire::GenerateResponse) -> Result<GenerationEvent, WorkerError> {
+    use wire::generate_response::Event;
+    match answer.event {
+        Some(Event::Tokens(tokens)) => Ok(GenerationEvent::Tokens {
+            first_index: tokens.first_index,
+            ids: tokens.ids,
+        }),
+        Some(Event::Ended(ended)) => match ended.reason() {
+            wire::EndReason::Stop => Ok(GenerationEvent::Ended(EndReason::Stop)),
+            wire::EndReason::Length => Ok(GenerationEvent::Ended(EndReason::Length)),
+            wire::EndReason::Unspecified => Err(WorkerError::Faulty(
+                "the sequence ended without a reason".into(),
+            )),
+        },
+        None => Err(WorkerError::Faulty("an event without content".into())),
+    }
+}
+
+impl From<Status> for WorkerError {
+    fn from(status: Status) -> Self {
+        // A status with a source was made on this side, because the connection failed or the call's time was over.
+        if let Some(source) = status.source() {
+            return if is_timeout(source) {
+                Self::DeadlineExceeded
+            } else {
+                Self::Unavailable(status.message().to_owned())
+            };
+        }
+        let message = status.message().to_owned();
+        match status.code() {
+            Code::Unavailable | Code::Cancelled => Self::Unavailable(message),
+            Code::DeadlineExceeded => Self::DeadlineExceeded,
+            Code::InvalidArgument => Self::Refused(message),
+            Code::ResourceExhausted => Self::Busy {
+                message,
+                retry_after: status
+                    .get_details_retry_info()
+                    .and_then(|info| info.retry_delay),
+            },
+            Code::FailedPrecondition => match status.get_details_error_info() {
+                Some(info) if info.reason == FEATURES_MISSING => Self::FeaturesMissing,
+                Some(info) if info.reason == EPOCH_MISMATCH => Self::EpochMismatch,
+                _ => Self::Faulty(message),
+            },
+            code => Self::Faulty(format!("{code}: {message}")),
+        }
+    }
+}
+
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    error.is::<TimeoutExpired>() || error.source().is_some_and(is_timeout)
+}
