@@ -8,6 +8,7 @@ pub mod device;
 pub mod internlm2;
 pub mod kv_cache;
 pub mod layers;
+pub mod load_options;
 pub mod ops;
 pub mod partial_lora;
 pub mod sampling;

@@ -77,6 +77,16 @@ impl Goldens {
         )
     }
 
+    pub(crate) fn i32(&self, name: &str) -> Vec<i32> {
+        let (_, dtype, data) = self.tensor(name);
+        assert_eq!(dtype, Dtype::I32, "{name}");
+        data.as_chunks()
+            .0
+            .iter()
+            .map(|b| i32::from_le_bytes(*b))
+            .collect()
+    }
+
     /// A list beside a tensor's description or in a case of that name.
     pub(crate) fn list<T: DeserializeOwned>(&self, name: &str, key: &str) -> Vec<T> {
         let found =

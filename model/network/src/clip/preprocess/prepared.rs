@@ -85,6 +85,11 @@ impl PreparedPicture {
         self.layout.num_tiles() + usize::from(self.global.is_some())
     }
 
+    /// Whether the first square is a view of the whole picture.
+    pub fn has_global_view(&self) -> bool {
+        self.global.is_some()
+    }
+
     /// Bytes that this picture holds.
     pub fn num_bytes(&self) -> usize {
         self.canvas.pixels().len()
