@@ -5,6 +5,8 @@ pub mod checkpoint;
 pub mod clip;
 pub mod collectives;
 pub mod device;
+#[cfg(test)]
+mod goldens;
 pub mod internlm2;
 pub mod kv_cache;
 pub mod layers;

@@ -1,1 +1,62 @@
-//! Placeholder.
+//! What joins the ranks of a tensor-parallel group: sums and gathers that every rank enters together. One trait and a form
+//! per way of reaching the other ranks: none ([`SingleCollective`]), threads of this process ([`LocalCollective`]),
+//! processes over sockets ([`TcpCollective`]). Network code sees the trait only and never asks how many ranks there are.
+
+mod backoff;
+mod error;
+mod local;
+mod single;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+pub use error::{CollectiveError, HandshakeError};
+pub use local::LocalCollective;
+pub use single::SingleCollective;
+pub use tcp::{TcpCollective, TcpMember};
+
+use crate::tensor::Tensor;
+
+pub type Result<T, E = CollectiveError> = std::result::Result<T, E>;
+
+/// One rank's end of a group. All ranks make the same calls in the same order with tensors of the same size; a rank that does
+/// not is found out by the lengths and the kinds of the calls, and the group fails on every rank. After the first error a group
+/// stays failed, on the other ranks with their next call at the latest: what they hold may differ by then, so a new group must be
+/// formed.
+pub trait Collective: Send + Sync {
+    fn rank(&self) -> usize;
+
+    fn world_size(&self) -> usize;
+
+    /// Replaces the elements of `tensor` (f32) by the sums over all ranks. The sum is taken in rank order, from rank 0 up, for
+    /// every element, so that all ranks end with the same bits.
+    fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<()>;
+
+    /// Every rank's `mine`, in rank order. Lengths may differ between ranks.
+    fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>>;
+
+    /// Returns once every rank has come here.
+    fn barrier(&self) -> Result<()>;
+
+    /// Fails the group: calls that wait on any rank, and all later ones, return an error at once. Safe to call from any thread,
+    /// any number of times.
+    fn abort(&self);
+}
+
+/// What the ranks are doing together; sent along, so that ranks that disagree find out instead of adding unlike things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Operation {
+    AllReduce = 1,
+    AllGather = 2,
+    Barrier = 3,
+    /// The second half of an all-reduce in pieces: the summed pieces travel.
+    SharePieces = 4,
+}
+
+/// Adds `part` to `sum`, element by element.
+fn add_assign(sum: &mut [f32], part: &[f32]) {
+    for (sum, part) in sum.iter_mut().zip(part) {
+        *sum += part;
+    }
+}
