@@ -117,6 +117,23 @@ impl VisionModel {
             .collect())
     }
 
+    /// Sends one square of a picture through the tower and shows `observe` its rows, `[1 + patches, width]` with the class
+    /// row first, after the first norm and after every layer: for whoever compares with the reference.
+    ///
+    /// # Errors
+    /// [`VisionError::WrongPicture`] for one that was prepared for another geometry.
+    pub fn observe_square(
+        &self,
+        picture: &PreparedPicture,
+        square: usize,
+        observe: &mut dyn FnMut(&Tensor),
+    ) -> Result<(), VisionError> {
+        self.check(0, picture)?;
+        let pixels = self.pixels(&[picture], &[(0, square)])?;
+        self.tower.forward(&pixels, observe)?;
+        Ok(())
+    }
+
     /// The given squares as `[num_squares, 3, side, side]`.
     fn pixels(
         &self,
