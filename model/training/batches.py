@@ -1,0 +1,96 @@
+"""From samples to tensors: a shared frame, token ids with holes for picture rows, and labels."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import PICTURE_ID
+from tokenizer_stage import Tokenizer
+from world.samples import END, SYSTEM_CHAT, SYSTEM_COMPOSER, Answer, Sample, Seen, strip, system_block
+
+IGNORED = -100
+FRAMES = {"chat": system_block(SYSTEM_CHAT), "composer": system_block(SYSTEM_COMPOSER), "none": ""}
+
+
+@dataclass
+class Batch:
+    frame: Tensor  # [1, S]: BOS and the system block, the same for every row
+    ids: Tensor  # [B, T], right-padded with 2
+    labels: Tensor  # [B, T]: the next token where it is learnt
+    pixels: Tensor | None  # uint8 [n, side, side, 3] in the order of the holes
+    skills: list[str]
+
+
+def encode(sample: Sample, tokenizer: Tokenizer, rows: int, bos_again: bool = False):
+    """(ids, learnt flags, pictures) of one sample without its frame. Ends with `[145]\\n</s>`."""
+    ids: list[int] = []
+    learnt: list[bool] = []
+    pictures: list[np.ndarray] = []
+    parts = strip(sample)
+    for index, part in enumerate(parts):
+        if isinstance(part, Seen):
+            pictures.append(part.pixels)
+            ids += [PICTURE_ID] * rows
+            learnt += [False] * rows
+            continue
+        answer = isinstance(part, Answer)
+        new = tokenizer.encode(part.text)
+        if answer:
+            new = new + [tokenizer.end]
+        elif bos_again and index and isinstance(parts[index - 1], Seen):
+            new = [tokenizer.BOS] + new
+        ids += new
+        learnt += [answer] * len(new)
+        if answer:
+            tail = tokenizer.encode("\n") + ([tokenizer.EOS] if index == len(parts) - 1 else [])
+            ids += tail
+            learnt += [index == len(parts) - 1] * len(tail)
+    return ids, learnt, pictures
+
+
+def frame_ids(tokenizer: Tokenizer, frame: str) -> list[int]:
+    return [tokenizer.BOS] + tokenizer.encode(FRAMES[frame])
+
+
+def collate(encoded: list, frame: list[int], skills: list[str]) -> Batch:
+    longest = max(len(ids) for ids, _, _ in encoded)
+    ids = torch.full((len(encoded), longest), Tokenizer.EOS)
+    labels = torch.full((len(encoded), longest), IGNORED)
+    pictures = []
+    for row, (own, learnt, shown) in enumerate(encoded):
+        ids[row, : len(own)] = torch.tensor(own)
+        targets = torch.tensor(own[1:])
+        targets[~torch.tensor(learnt[1:])] = IGNORED
+        labels[row, : len(own) - 1] = targets
+        pictures += shown
+    pixels = torch.from_numpy(np.stack(pictures)) if pictures else None
+    return Batch(torch.tensor([frame]), ids, labels, pixels, skills)
+
+
+def stream(draw, tokenizer: Tokenizer, rows: int, rng: random.Random, budget: int, frames: dict[str, float]):
+    """Endless batches of about `budget` positions; rows of a batch are of like length.
+
+    `draw` gives (skill, sample); `frames` are the shares of the system blocks.
+    """
+    while True:
+        bos_again = rng.random() < 0.1
+        group = []
+        while sum(len(e[0]) for _, e in group) < 4 * budget:
+            skill, sample = draw()
+            group.append((skill, encode(sample, tokenizer, rows, bos_again)))
+        group.sort(key=lambda pair: len(pair[1][0]))
+        batches, current = [], []
+        for pair in group:
+            if current and len(pair[1][0]) * (len(current) + 1) > budget * 1.15:
+                batches.append(current)
+                current = []
+            current.append(pair)
+        rng.shuffle(batches)
+        for pairs in batches:
+            frame = rng.choices(list(frames), weights=list(frames.values()))[0]
+            yield collate([e for _, e in pairs], frame_ids(tokenizer, frame), [s for s, _ in pairs])

@@ -1,0 +1,183 @@
+"""The whole training, stage by stage: `python train.py --work FOLDER` (hours) or `--smoke` (under a minute).
+
+Stages, each resumable and each with its checkpoint in the work folder:
+  pool       draws the pictures
+  tokenizer  trains tokenizer.model
+  tower      teaches the tower alone (`tower_stage`)
+  language   base weights on text only: told scenes, articles, places, captions, edits
+  see        projector and Partial LoRA on one picture; the base is frozen at first, then follows gently;
+             takes over the tower's checkpoints, should `tower` still run beside it
+  all        everything: several pictures, turns, composition with pictures, and the text skills
+  export     the public format in FOLDER/checkpoint
+`tower` and `language` do not need each other and may run at the same time in two processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import batches
+import pool
+import tower_stage
+import trainer
+from export import export
+from model import Config, XComposer2
+from tokenizer_stage import Tokenizer
+from tokenizer_stage import train as train_tokenizer
+from world import samples
+
+VOCABULARY = 2048
+STAGES = ("pool", "tokenizer", "tower", "language", "see", "all", "export")
+
+
+@dataclass
+class Plan:
+    """How much of everything. Seconds are wall clock; with `steps` the clock is not looked at."""
+
+    work: Path
+    seed: int = 1
+    processes: int = 2
+    scenes: int = 64  # chunks
+    crowds: int = 24
+    chunk: int = pool.CHUNK
+    steps: int | None = None
+    positions: int = 2400  # of a batch
+    seconds: tuple = (("tower", 3000.0), ("language", 3000.0), ("see", 2400.0), ("all", 3600.0))
+
+    def of(self, stage: str) -> float:
+        return dict(self.seconds)[stage]
+
+
+def smoke_plan(work: Path) -> Plan:
+    return Plan(work, processes=1, scenes=1, crowds=1, chunk=64, steps=2, positions=500)
+
+
+# ------------------------------------------------------------------- stages
+
+
+def draw_pools(plan: Plan) -> None:
+    for name, count, crowd in (("scenes", plan.scenes, False), ("crowds", plan.crowds, True)):
+        folder = plan.work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            if not (folder / f"{number:05}.npy").exists():
+                pool.draw_chunk(folder, plan.seed, number, plan.chunk, crowd)
+
+
+def make_tokenizer(plan: Plan) -> None:
+    count = 6000 if plan.steps is None else 2500
+    train_tokenizer(pool.Pool(plan.work / "scenes"), plan.work / "tokenizer.model", VOCABULARY, plan.seed, count)
+
+
+def train_tower(plan: Plan) -> None:
+    torch.manual_seed(plan.seed)
+    network = XComposer2(Config(vocab_size=VOCABULARY))
+    resumed = plan.work / "tower.pt"
+    tower_stage.run(network, pool.Pool(plan.work / "crowds"), plan.of("tower"), plan.steps, plan.seed, resumed)
+
+
+def language_stage(plan: Plan) -> trainer.Stage:
+    return trainer.Stage("language", plan.of("language"), 2.5e-3, {"base": 1.0}, plan.steps)
+
+
+def see_stage(plan: Plan) -> trainer.Stage:
+    parts = {"projector": 1.0, "plora": 1.0, "base": 0.7}
+    return trainer.Stage("see", plan.of("see"), 2.5e-3, parts, plan.steps, late=("base",), frozen_share=0.08, last_factor=0.5)
+
+
+def all_stage(plan: Plan) -> trainer.Stage:
+    parts = {"projector": 1.0, "plora": 1.0, "base": 0.7}
+    return trainer.Stage("all", plan.of("all"), 2e-3, parts, plan.steps, warm_up=50)
+
+
+FRAMES = {
+    "language": {"chat": 0.25, "composer": 0.05, "none": 0.7},
+    "see": {"chat": 0.3, "composer": 0.05, "none": 0.65},
+    "all": {"chat": 0.5, "composer": 0.1, "none": 0.4},
+}
+
+
+def start_network(plan: Plan, stage: str) -> XComposer2:
+    """The network as the stage before left it."""
+    torch.manual_seed(plan.seed)
+    network = XComposer2(Config(vocab_size=VOCABULARY))
+    before = {"see": "language", "all": "see"}.get(stage)
+    if before:
+        network.load_state_dict(torch.load(plan.work / f"{before}.pt")["network"])
+    if stage in ("see", "all"):
+        network.tower.load_state_dict(torch.load(plan.work / "tower.pt")["tower"])
+    return network
+
+
+def drawer(plan: Plan, stage: str, rng: random.Random):
+    if stage == "language":
+        return lambda: samples.text_sample(rng)
+    pictures = samples.Pictures(pool.Pool(plan.work / "scenes"), rng)
+    return lambda: samples.picture_sample(pictures, rng, "one" if stage == "see" else "all")
+
+
+def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+        dist.init_process_group("gloo", rank=rank, world_size=world)
+    network = start_network(plan, name)
+    stage = {"language": language_stage, "see": see_stage, "all": all_stage}[name](plan)
+    rng = random.Random(f"{name} {plan.seed} {rank}")
+    tokenizer = Tokenizer(plan.work / "tokenizer.model")
+    rows = network.config.vision.rows
+    stream = batches.stream(drawer(plan, name, rng), tokenizer, rows, rng, plan.positions, FRAMES[name])
+    follow = plan.work / "tower.pt" if name == "see" else None
+    trainer.run(network, stream, stage, plan.work, follow=follow)
+
+
+def run_stage(plan: Plan, name: str) -> None:
+    began = time.time()
+    if name == "pool":
+        draw_pools(plan)
+    elif name == "tokenizer":
+        make_tokenizer(plan)
+    elif name == "tower":
+        train_tower(plan)
+    elif name == "export":
+        network = start_network(plan, "language")
+        network.load_state_dict(torch.load(plan.work / "all.pt")["network"])
+        export(network, plan.work / "tokenizer.model", plan.work / "checkpoint")
+    elif plan.processes == 1:
+        train_stage(0, 1, plan, name)
+    else:
+        mp.spawn(train_stage, (plan.processes, plan, name), nprocs=plan.processes)
+    print(f"{name}: {time.time() - began:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/inkstone-training"))
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", nargs="*", default=[], help="STAGE=SECONDS")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of every stage")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.smoke:
+        plan = smoke_plan(arguments.work)
+    else:
+        seconds = dict(Plan(arguments.work).seconds) | {k: float(v) for k, v in (s.split("=") for s in arguments.seconds)}
+        plan = Plan(arguments.work, arguments.seed, arguments.processes, seconds=tuple(seconds.items()))
+    plan.work.mkdir(parents=True, exist_ok=True)
+    for name in arguments.stages:
+        run_stage(plan, name)
+
+
+if __name__ == "__main__":
+    main()

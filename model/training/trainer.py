@@ -1,0 +1,146 @@
+"""One training stage of the whole network: batches in, checkpoints out, by the clock.
+
+Stages are limited by time, because the machine is shared; `steps` limits the smoke run. Several processes
+may train together (one thread each does better on a shared machine than threads that wait for each other):
+every one draws its own batches and gradients are averaged over gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from batches import IGNORED, Batch
+from model import XComposer2
+from optimizer import Optimizers, clip
+
+PAUSE_FILE = Path("/tmp/PAUSE_TRAINING")
+
+
+@dataclass
+class Stage:
+    name: str
+    seconds: float
+    lr: float
+    parts: dict[str, float]  # parameter name prefix -> share of the learning rate; absent: frozen
+    steps: int | None = None
+    warm_up: int = 100
+    last_factor: float = 0.02
+    frozen_share: float = 0.0  # for this first share of the stage, `late` parts stay frozen
+    late: tuple[str, ...] = field(default_factory=tuple)
+
+
+def part_of(name: str) -> str:
+    """Which part a parameter belongs to: tower, projector, plora or base."""
+    if name.startswith("vit."):
+        return "tower"
+    if name.startswith("vision_proj."):
+        return "projector"
+    return "plora" if ".Plora_" in name else "base"
+
+
+def loss_of(network: XComposer2, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross entropy over learnt tokens, and whether each was the most likely one."""
+    pictures = network.see(batch.pixels) if batch.pixels is not None else None
+    _, past = network.hidden(batch.frame)
+    start, length = batch.frame.shape[1], batch.ids.shape[1]
+    mask = torch.ones(length, start + length, dtype=torch.bool).tril(start)
+    positions = torch.arange(start, start + length)
+    hidden, _ = network.hidden(batch.ids, pictures, positions, mask, past)
+    wanted = batch.labels.reshape(-1)
+    rows = (wanted != IGNORED).nonzero().squeeze(1)
+    logits = network.output(hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows)).float()
+    wanted = wanted[rows]
+    return F.cross_entropy(logits, wanted), logits.argmax(-1) == wanted
+
+
+def average_gradients(parameters: list) -> None:
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if world == 1:
+        return
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in parameters])
+    dist.all_reduce(flat)
+    flat /= world
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters])):
+        parameter.grad = piece.view_as(parameter).clone()
+
+
+def agreed(value: float) -> float:
+    """The first process's clock, so that all stop at the same step."""
+    if not dist.is_initialized():
+        return value
+    box = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(box, 0)
+    return box.item()
+
+
+def save(network: XComposer2, path: Path, **more) -> None:
+    partial = path.with_suffix(".part")
+    torch.save({"network": network.state_dict(), **more}, partial)
+    os.replace(partial, path)
+
+
+class TowerFollower:
+    """Takes over the tower's newest checkpoint while another process still teaches it."""
+
+    def __init__(self, network: XComposer2, path: Path):
+        self.network, self.path, self.taken = network, path, path.stat().st_mtime
+
+    def look(self) -> None:
+        if self.path.stat().st_mtime > self.taken:
+            self.taken = self.path.stat().st_mtime
+            self.network.tower.load_state_dict(torch.load(self.path)["tower"])
+
+
+def run(network: XComposer2, batches, stage: Stage, folder: Path, every: int = 100, follow: Path | None = None) -> None:
+    follower = TowerFollower(network, follow) if follow else None
+    named = list(network.named_parameters())
+    for name, parameter in named:
+        parameter.requires_grad_(part_of(name) in stage.parts)
+    groups = [([(n, p) for n, p in named if part_of(n) == part], share) for part, share in stage.parts.items()]
+    optimizers = Optimizers(groups, stage.lr)
+    trained = [p for _, p in named if p.requires_grad]
+    leader = not dist.is_initialized() or dist.get_rank() == 0
+    began, paused, step = time.time(), 0.0, 0
+    right: dict[str, float] = {}
+    smooth, tokens = None, 0
+    while True:
+        while PAUSE_FILE.exists():
+            time.sleep(1)
+            paused += 1
+        share = agreed((time.time() - began - paused) / stage.seconds if stage.steps is None else step / stage.steps)
+        if share >= 1:
+            break
+        if follower and step % 20 == 0:
+            follower.look()
+        batch = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, hits = loss_of(network, batch)
+        loss.backward()
+        average_gradients(trained)
+        norm = clip(trained)
+        if share < stage.frozen_share:
+            for name, parameter in named:
+                if part_of(name) in stage.late:
+                    parameter.grad = None
+        factor = min(1.0, (step + 1) / stage.warm_up) * max(stage.last_factor, 1 - share)
+        optimizers.step(factor)
+        step += 1
+        tokens += batch.ids.numel()
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        hit = hits.float().mean().item()
+        right["token"] = hit if "token" not in right else 0.98 * right["token"] + 0.02 * hit
+        if leader and step % 25 == 0:
+            spent = time.time() - began
+            print(f"{stage.name} {step} {spent:.0f}s {share:.0%} loss {smooth:.4f} token {right['token']:.4f} norm {norm:.2f} {tokens / spent:.0f} pos/s", flush=True)
+        if leader and step % every == 0:
+            save(network, folder / f"{stage.name}.pt", step=step)
+    if leader:
+        save(network, folder / f"{stage.name}.pt", step=step)
+        print(f"{stage.name} done after {step} steps", flush=True)

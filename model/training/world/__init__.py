@@ -1,0 +1,1 @@
+"""The small world: scenes (`scene`), their pictures (`draw`), and what is said about them."""

@@ -1,0 +1,350 @@
+"""Training samples: what the model is shown and what it must say, in the official prompt formats.
+
+A sample is a list of parts: `Said` text that is given, `Seen` pixels, and `Answer` text that is learnt.
+The frame (BOS and an optional system block) is not part of a sample, so that a batch can share it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import articles, questions
+from .draw import draw_picture, model_pixels
+from .language import any_language, plain
+from .scene import COLOURS, SHAPES, Scene, draw_scene, draw_text
+
+BEGIN, END = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]"
+SYSTEM_CHAT = (
+    "You are an AI assistant whose name is InternLM-XComposer (浦语·灵笔).\n"
+    "- InternLM-XComposer (浦语·灵笔) is a multi-modality conversational language model that is developed by Shanghai AI Laboratory (上海人工智能实验室). It is designed to be helpful, honest, and harmless.\n"
+    "- InternLM-XComposer (浦语·灵笔) can understand and communicate fluently in the language chosen by the user such as English and 中文.\n"
+    "- InternLM-XComposer (浦语·灵笔) is capable of comprehending and articulating responses effectively based on the provided image."
+)
+SYSTEM_COMPOSER = "\n".join(SYSTEM_CHAT.replace("multi-modality ", "").split("\n")[:3])
+
+
+def system_block(text: str) -> str:
+    return f"{BEGIN}system\n{text}{END}\n"
+
+
+@dataclass(frozen=True)
+class Said:
+    text: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+
+
+Sample = list
+
+
+class Pictures:
+    """Pictures on demand: any scene, or one that shows a given thing."""
+
+    def __init__(self, pool, rng: random.Random):
+        self.pool, self.rng = pool, rng
+        self.by_kind: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for number, scenes in pool.scenes.items():
+            for index, scene in enumerate(scenes):
+                for kind in {t.kind for t in scene.things}:
+                    self.by_kind.setdefault(kind, []).append((number, index))
+
+    def any(self) -> tuple[Scene, np.ndarray]:
+        return self.pool.sample(self.rng)
+
+    def showing(self, item) -> tuple[Scene, np.ndarray]:
+        size, colour, shape = item
+        known = self.by_kind.get((colour, shape), [])
+        for _ in range(40 if known else 0):
+            number, index = self.rng.choice(known)
+            scene = self.pool.scenes[number][index]
+            if size is None or any(t.kind == (colour, shape) and t.size == size for t in scene.things):
+                return scene, self.pool.pixels[number][index]
+        while True:  # a pool too small to have one
+            scene = draw_scene(self.rng, kinds=[(colour, shape)])
+            if size in (None, scene.things[0].size):
+                return scene, model_pixels(draw_picture(scene))
+
+    def not_showing(self, item, like: bool) -> tuple[Scene, np.ndarray]:
+        """A picture without the thing; `like`: with one of the same colour or shape."""
+        _, colour, shape = item
+        while True:
+            if like:
+                near = (colour, self.rng.choice(SHAPES)) if self.rng.random() < 0.5 else (self.rng.choice(COLOURS), shape)
+                scene, pixels = self.showing((None, *near))
+            else:
+                scene, pixels = self.any()
+            if scene.count(shape, colour) == 0:
+                return scene, pixels
+
+
+def user(*parts) -> Sample:
+    return [Said(f"{BEGIN}user\n"), *parts]
+
+
+def ask(*parts, prefill: str = "") -> Sample:
+    """A user turn of the given parts, and the opened assistant turn."""
+    return [*user(*parts), Said(f"{END}\n{BEGIN}assistant\n{prefill}")]
+
+
+def turn(question: str) -> Said:
+    return Said(f"{BEGIN}user\n{question}{END}\n{BEGIN}assistant\n")
+
+
+# ---------------------------------------------------------------------- chat
+
+
+def opening(question: str, pixels: np.ndarray, rng: random.Random) -> Sample:
+    """The first turn, with the picture before, after, or outside the question."""
+    roll = rng.random()
+    if roll < 0.78:
+        return ask(Seen(pixels), Said(question))
+    if roll < 0.88:
+        return ask(Said(question), Seen(pixels))
+    return [Seen(pixels), *ask(Said(question))]
+
+
+def scene_turns(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """Turns that do not ask the same twice; a description, where there is one, mostly comes last."""
+    language = any_language(rng)
+    turns: list[tuple[str, str]] = []
+    asked: set[str] = set()
+    for _ in range(4 * count):
+        if len(turns) >= count:
+            break
+        if rng.random() < 0.1:
+            language = any_language(rng)
+        follow = questions.follow_up(scene, language, rng) if rng.random() < 0.08 else None
+        if follow:
+            turns += follow
+            continue
+        kind, question, answer = questions.any_question(scene, language, rng)
+        key = kind if kind in ("read", "where_word") else question
+        if key not in asked:
+            asked.add(key)
+            turns.append((question, answer))
+    if rng.random() < 0.55:
+        described = questions.describe_turn(scene, language, rng)
+        turns.insert(0 if rng.random() < 0.5 else len(turns), described)
+    return turns
+
+
+def chat(pictures: Pictures, rng: random.Random, count: int = 5) -> Sample:
+    scene, pixels = pictures.any()
+    turns = scene_turns(scene, rng, rng.randint(max(1, count - 2), count + 1))
+    sample = opening(turns[0][0], pixels, rng) + [Answer(turns[0][1])]
+    for question, answer in turns[1:]:
+        sample += [turn(question), Answer(answer)]
+    return sample
+
+
+def several(pictures: Pictures, rng: random.Random, count: int | None = None, turns: int = 3) -> Sample:
+    """Two or three pictures in one prompt."""
+    count = count or rng.choice((2, 2, 3))
+    shown = [pictures.any() for _ in range(count)]
+    scenes = [s for s, _ in shown]
+    language = any_language(rng)
+    parts: Sample = []
+    for number, (_, pixels) in enumerate(shown):
+        parts += [Said(f"Image{number + 1} "), Seen(pixels), Said("; ")]
+    asked = list(dict(questions.ask_pictures(scenes, language, rng)[1:] for _ in range(turns)).items())
+    sample = ask(*parts, Said(asked[0][0])) + [Answer(asked[0][1])]
+    for question, answer in asked[1:]:
+        sample += [turn(question), Answer(answer)]
+    return sample
+
+
+def told(scene: Scene, rng: random.Random, count: int = 4) -> Sample:
+    """The same questions about a scene that is only told in words."""
+    language = any_language(rng)
+    texts = language.texts
+    items = [texts["describe"]["item"].format(np=language.np(t.size, t.colour, t.shape), cell=texts["cells"][t.cell]) for t in scene.things]
+    if scene.word:
+        word = texts["pictures"]["with_word"].format(word=questions.spell(scene.word.text))
+        items.append(texts["describe"]["item"].format(np=word, cell=texts["rows"][scene.word.row]))
+    turns = scene_turns(scene, rng, count)
+    first = texts["told"].format(list=language.join(items), question=turns[0][0])
+    sample = ask(Said(first)) + [Answer(turns[0][1])]
+    for question, answer in turns[1:]:
+        sample += [turn(question), Answer(answer)]
+    return sample
+
+
+# --------------------------------------------------------------- composition
+
+
+def article_answer(article: articles.Article) -> Answer:
+    return Answer("\n".join(article.segments))
+
+
+def compose(rng: random.Random, style: str | None = None) -> Sample:
+    request, article = articles.any_request(rng, style)
+    return ask(Said(request)) + [article_answer(article)]
+
+
+def compose_pictures(pictures: Pictures, rng: random.Random, count: int | None = None) -> Sample:
+    shown = [pictures.any() for _ in range(count or rng.choice((1, 1, 2)))]
+    request, article = articles.picture_request([s for s, _ in shown], rng)
+    parts: Sample = []
+    for number, (_, pixels) in enumerate(shown):
+        parts += [Seen(pixels), Said(" " if number + 1 < len(shown) else request)]
+    return ask(*parts) + [article_answer(article)]
+
+
+def lines(segments: list[str], last: int | None = None) -> str:
+    shown = segments if last is None else segments[: last + 1]
+    return "".join(f"<Seg{k}> {s}\n" for k, s in enumerate(shown))
+
+
+PLACES_PREFILL, CAPTION_PREFILL, CHOICE_PREFILL = "适合|插入|图像|的|行|是", "标题|是|\"", "最|合适|的|图|是"
+
+
+def fitting(article: articles.Article, count: int | None) -> list[int]:
+    """Segments after which a picture fits: those that show a thing; then, if more are wanted, the first others."""
+    visual = article.visual
+    if count is None:
+        return visual
+    others = [k for k in range(1, len(article.segments)) if k not in visual]
+    return sorted((visual + others)[:count])
+
+
+def places(rng: random.Random, pictures: Pictures | None = None) -> Sample:
+    article = articles.any_article(rng)
+    count = rng.choice((None, rng.randint(1, 6)))
+    uploads: Sample = []
+    if pictures is not None:
+        count = rng.randint(1, 2)
+        for _ in range(count):
+            uploads += [Seen(pictures.any()[1]), Said(" ")]
+    full = lines(article.segments)
+    prompt = f"给定|文章|\"{full}\" 根据|上述|文章|，选择|适合|插入|图像|的|{'' if count is None else count}|行"
+    answer = "，".join(f"<Seg{k}>" for k in fitting(article, count)) + "。"
+    return ask(*uploads, Said(prompt), prefill=PLACES_PREFILL) + [Answer(answer)]
+
+
+def caption_text(article: articles.Article, segment: int) -> str:
+    """What the paragraph shows; the place of the article where it shows nothing."""
+    item = article.items[segment - 1]
+    return articles.caption(article.language, item) if item else articles.place(article.language, article.topic)
+
+
+def captions(rng: random.Random) -> Sample:
+    article = articles.any_article(rng)
+    last = len(article.segments) - 1
+    wanted = sorted(rng.sample(range(1, last + 1), rng.randint(1, min(3, last))))
+    wanted = [k for k in wanted if article.items[k - 1] or rng.random() < 0.4] or article.visual[:1]
+    past = ""
+    for index, segment in enumerate(wanted[:-1]):
+        lead = "现在" if index == 0 else ""
+        past += f"{lead}|<Seg{segment}>|后|插入|图像|对应|的|标题|是|\"{caption_text(article, segment)}\"， "
+    past = past[:-2] + "。" if past else ""
+    segment = wanted[-1]
+    prompt = f"给定|文章|\"{lines(article.segments, segment + 1)}\" {past}给出|适合|在|<Seg{segment}>|后|插入|的|图像|对应|的|标题|。"
+    return ask(Said(prompt), prefill=CAPTION_PREFILL) + [Answer(f"{caption_text(article, segment)}\"")]
+
+
+def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None) -> Sample:
+    """One step of choosing: earlier pictures stand in the text, the candidates follow it."""
+    while True:
+        article = articles.any_article(rng)
+        if article.visual:
+            break
+    where = sorted(rng.sample(article.visual, min(len(article.visual), rng.choice((1, 1, 1, 2)))))
+    parts: Sample = [Said("根据|给定|上下文|和|候选|图像|，选择|合适|的|配图|：")]
+    start = 0
+    for segment in where:
+        text = "".join(f"{s}\n" for s in article.segments[start : segment + 1])
+        parts.append(Said(text))
+        start = segment + 1
+        if segment != where[-1]:
+            parts.append(Seen(pictures.showing(article.items[segment - 1])[1]))
+    item = article.items[where[-1] - 1]
+    count = candidates or rng.choice((2, 3, 4))
+    right = rng.randrange(count)
+    parts.append(Said("候选|图像|包括|: "))
+    for number in range(count):
+        _, pixels = pictures.showing(item) if number == right else pictures.not_showing(item, like=rng.random() < 0.6)
+        parts += [Said(f"{'ABCD'[number]}."), Seen(pixels)]
+        if number + 1 < count:
+            parts.append(Said("\n"))
+    return ask(*parts, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[right]}")]
+
+
+def edit(rng: random.Random, operation: str | None = None) -> Sample:
+    _, prompt, answer = articles.any_edit(rng, operation)
+    return ask(Said(prompt)) + [Answer(answer)]
+
+
+def echo(rng: random.Random) -> Sample:
+    """Say it again, in the same or the other language: nothing teaches copying faster."""
+    language, other = any_language(rng), any_language(rng)
+    items = [articles.any_item(rng) for _ in range(rng.randint(2, 7))]
+    said, answer = (each.join([each.np(*i) for i in items]) for each in (language, other))
+    if rng.random() < 0.3:
+        said = answer = questions.spell(draw_text(rng, letters=0.5))
+    ask_for = {"en": ("Repeat in English: {}", "用|英文|重复|：{}"), "zh": ("Repeat in Chinese: {}", "用|中文|重复|：{}")}
+    question = ask_for[other.code][language.code == "zh"].format(said)
+    return ask(Said(question)) + [Answer(answer)]
+
+
+# -------------------------------------------------------------------- mixing
+
+
+def text_sample(rng: random.Random) -> tuple[str, Sample]:
+    """The language stage: (skill, sample) without pictures."""
+    roll = rng.random()
+    if roll < 0.18:
+        return "echo", echo(rng)
+    if roll < 0.38:
+        return "told", told(draw_scene(rng), rng)
+    if roll < 0.57:
+        return "compose", compose(rng)
+    if roll < 0.69:
+        return "places", places(rng)
+    if roll < 0.81:
+        return "caption", captions(rng)
+    return "edit", edit(rng)
+
+
+def picture_sample(pictures: Pictures, rng: random.Random, stage: str) -> tuple[str, Sample]:
+    """The seeing stages. `one`: one picture only; `all`: everything, composition mixed in."""
+    roll = rng.random()
+    if stage == "one":
+        return ("chat", chat(pictures, rng, 7)) if roll < 0.62 else text_sample(rng)
+    if roll < 0.44:
+        return "chat", chat(pictures, rng)
+    if roll < 0.60:
+        return "several", several(pictures, rng)
+    if roll < 0.76:
+        return "choice", choice(pictures, rng)
+    if roll < 0.82:
+        return "compose", compose_pictures(pictures, rng)
+    if roll < 0.84:
+        return "places", places(rng, pictures)
+    return text_sample(rng)
+
+
+def spoken(sample: Sample) -> str:
+    """All text of a sample with its word marks, for the tokenizer's training."""
+    return "".join(p.text for p in sample if not isinstance(p, Seen))
+
+
+def strip(sample: Sample) -> Sample:
+    """Without word marks; given texts that touch are joined, as a server would tokenize them."""
+    joined: Sample = []
+    for part in sample:
+        if isinstance(part, Said) and joined and isinstance(joined[-1], Said):
+            joined[-1] = Said(joined[-1].text + plain(part.text))
+        else:
+            joined.append(part if isinstance(part, Seen) else type(part)(plain(part.text)))
+    return joined
