@@ -11,3 +11,4 @@ pub mod norm;
 pub(crate) mod parallel;
 pub mod patch_embedding;
 pub mod rotary;
+pub(crate) mod vectorised;

@@ -1,10 +1,8 @@
 //! CLIP's activation: `x * sigmoid(1.702 x)`.
 
-use pulp::Arch;
-
 use crate::{
     device::{CpuDevice, Device},
-    ops::exponential::exp,
+    ops::{exponential::exp, vectorised::vectorised},
     tensor::{Result, Tensor},
 };
 
@@ -22,7 +20,7 @@ const CHUNK: usize = 16 << 10;
 
 fn on_cpu(device: &CpuDevice, x: &mut [f32]) {
     device.parallel_chunks_mut(x, CHUNK, |_, x| {
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || x.iter_mut().for_each(|x| *x /= 1.0 + exp(-1.702 * *x)),
         );

@@ -7,12 +7,11 @@
 )]
 
 use gemm::Parallelism;
-use pulp::Arch;
 
 use super::Shape;
 use crate::{
     device::CpuDevice,
-    ops::{exponential::exp, parallel::SharedPointer},
+    ops::{exponential::exp, parallel::SharedPointer, vectorised::vectorised},
 };
 
 /// Queries of one block. With 1601 keys its scores take 800 KB, which a second-level cache holds.
@@ -104,7 +103,7 @@ impl<'a> Head<'a> {
                 scale,
             );
         }
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || scores.chunks_exact_mut(len).for_each(softmax),
         );

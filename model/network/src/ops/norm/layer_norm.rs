@@ -1,9 +1,8 @@
 //! Layer norm with bias, as the vision tower has it: `(x - mean) / sqrt(variance + eps) * weight + bias` by row.
 
-use pulp::Arch;
-
 use crate::{
     device::{CpuDevice, Device},
+    ops::vectorised::vectorised,
     tensor::{DType, Result, Tensor, TensorError},
 };
 
@@ -41,7 +40,7 @@ fn on_cpu(device: &CpuDevice, x: &[f32], weight: &[f32], bias: &[f32], eps: f32,
     let n = weight.len().max(1);
     device.parallel_chunks_mut(y, ROWS * n, |chunk, y| {
         let x = &x[chunk * ROWS * n..][..y.len()];
-        Arch::new().dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {

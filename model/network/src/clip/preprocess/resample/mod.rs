@@ -10,7 +10,7 @@ mod tests;
 
 use rayon::prelude::*;
 
-use self::pass::{BLOCK_TAPS, RowPass, column_pass};
+use self::pass::{ROWS, RowPass, column_pass};
 use self::taps::Taps;
 use super::RgbPicture;
 
@@ -68,17 +68,13 @@ fn check_size(width: u32, height: u32) {
 fn resize_rows(picture: &RgbPicture, width: u32, filter: Filter) -> RgbPicture {
     let taps = Taps::new(picture.width(), width, filter);
     let pass = RowPass::new(&taps);
-    let source_stride = picture.width() as usize * 3;
-    let mut out = vec![0; width as usize * 3 * picture.height() as usize];
-    out.par_chunks_exact_mut(width as usize * 3)
-        .zip(picture.pixels().par_chunks_exact(source_stride))
-        .for_each_init(
-            || vec![0; source_stride + BLOCK_TAPS * 3],
-            |padded, (out, row)| {
-                padded[..source_stride].copy_from_slice(row);
-                pass.run(padded, out);
-            },
-        );
+    let (stride, out_stride) = (picture.width() as usize * 3, width as usize * 3);
+    let mut out = vec![0; out_stride * picture.height() as usize];
+    out.par_chunks_mut(ROWS * out_stride)
+        .enumerate()
+        .for_each(|(index, out)| {
+            pass.run(&picture.pixels()[index * ROWS * stride..], stride, out);
+        });
     RgbPicture::new(width, picture.height(), out)
 }
 
@@ -86,11 +82,12 @@ fn resize_columns(picture: &RgbPicture, height: u32, filter: Filter) -> RgbPictu
     let taps = Taps::new(picture.height(), height, filter);
     let stride = picture.width() as usize * 3;
     let mut out = vec![0; stride * height as usize];
+    let new_sums = || vec![0; stride];
     out.par_chunks_exact_mut(stride)
         .enumerate()
-        .for_each(|(y, out)| {
+        .for_each_init(new_sums, |sums, (y, out)| {
             let (first, weights) = taps.of(y);
-            column_pass(&picture.pixels()[first * stride..], weights, out);
+            column_pass(&picture.pixels()[first * stride..], weights, sums, out);
         });
     RgbPicture::new(picture.width(), height, out)
 }
