@@ -224,3 +224,14 @@ fn cut(
         asked,
     })
 }
+
+/// Reads a located tensor without its checkpoint, as [`Reader::read`] would.
+#[cfg(test)]
+pub(super) fn read_for_test(file: &[u8], tensor: &StoredTensor) {
+    let (Ok(dtype), Ok(view)) = (weight_type("f", tensor), View::new(tensor, &Slice::Whole)) else {
+        return;
+    };
+    let num_elements: usize = view.shape.iter().product();
+    let mut bytes = vec![0; num_elements * 4];
+    view.copy(file, dtype, &mut bytes, DType::F32, 0);
+}

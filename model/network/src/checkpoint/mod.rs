@@ -8,12 +8,14 @@ mod element;
 mod error;
 mod file;
 mod index;
+mod inspect;
 mod inventory;
 mod load;
 mod pickle;
 mod safetensors;
 pub mod shard;
 mod torch_bin;
+mod write;
 mod zip;
 
 #[cfg(test)]
@@ -25,11 +27,14 @@ use std::path::{Path, PathBuf};
 use inkstone_interface::config::ModelConfig;
 use inkstone_interface::description::{ModelDescription, PartialLoraDescription};
 
+pub(crate) use convert::encode as encode_numbers;
 pub use element::{Shape, StoredType};
 pub use error::CheckpointError;
+pub use inspect::{FileRow, Inspection, PartRow, ShardRow};
 pub use inventory::{ExpectedTensor, LinearKind, Structure, TensorKind, inventory};
 pub use load::{LoadProgress, LoadedTensor, Reader};
 pub use shard::{Shard, ShardError, Slice};
+pub use write::{TensorSpec, WeightsWriter, WriteError};
 
 use detect::detect;
 use file::{StoredTensor, WeightFile};

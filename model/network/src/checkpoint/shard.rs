@@ -165,3 +165,117 @@ fn column_part(linear: LinearKind, shard: Shard, config: &ModelConfig) -> Range<
 fn scale(range: Range<usize>, factor: usize) -> Range<usize> {
     range.start * factor..range.end * factor
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthesize::Preset;
+
+    fn shards(world_size: usize) -> impl Iterator<Item = Shard> {
+        (0..world_size).map(move |rank| Shard { rank, world_size })
+    }
+
+    /// Every rule of the table in spec section 8, for rank 1 of 2, 4 and 8.
+    #[test]
+    fn slices_are_those_of_the_published_shapes() {
+        let config = Preset::Vl7b.config();
+        for (width, wqkv, wo, inner, vocab) in [
+            (2, 3072, 2048, 7168, 46272),
+            (4, 1536, 1024, 3584, 23136),
+            (8, 768, 512, 1792, 11568),
+        ] {
+            let shard = Shard {
+                rank: 1,
+                world_size: width,
+            };
+            let slice = |kind| slice_for(kind, shard, &config);
+            for linear in LinearKind::ALL {
+                let (part, other) = match linear {
+                    LinearKind::Wqkv => (Slice::Rows(wqkv..2 * wqkv), TensorKind::PloraA(linear)),
+                    LinearKind::W1 | LinearKind::W3 => {
+                        (Slice::Rows(inner..2 * inner), TensorKind::PloraA(linear))
+                    }
+                    LinearKind::Wo => (Slice::Columns(wo..2 * wo), TensorKind::PloraB(linear)),
+                    LinearKind::W2 => {
+                        (Slice::Columns(inner..2 * inner), TensorKind::PloraB(linear))
+                    }
+                };
+                let split = if splits_rows(linear) {
+                    TensorKind::PloraB(linear)
+                } else {
+                    TensorKind::PloraA(linear)
+                };
+                assert_eq!(
+                    slice(TensorKind::Linear(linear)),
+                    part,
+                    "{linear:?} over {width}"
+                );
+                assert_eq!(slice(split), part, "{split:?} over {width}");
+                assert_eq!(slice(other), Slice::Whole, "{other:?} over {width}");
+            }
+            assert_eq!(slice(TensorKind::Output), Slice::Rows(vocab..2 * vocab));
+            assert_eq!(slice(TensorKind::TokEmbeddings), Slice::Whole);
+            assert_eq!(slice(TensorKind::Norm), Slice::Whole);
+            assert_eq!(slice(TensorKind::Projector), Slice::Whole);
+            assert_eq!(shard.key_value_heads(&config).len(), 8 / width);
+        }
+    }
+
+    #[test]
+    fn parts_of_a_vocabulary_that_does_not_divide_follow_one_another() {
+        let config = ModelConfig {
+            vocab_size: 1001,
+            ..Preset::Tiny.config()
+        };
+        let parts: Vec<_> = shards(4).map(|shard| shard.vocab(&config)).collect();
+        assert_eq!(parts, [0..250, 250..500, 500..750, 750..1001]);
+    }
+
+    #[test]
+    fn width_that_does_not_divide_says_which_widths_work() {
+        let config = Preset::Vl7b.config();
+        for (width, number) in [
+            (3, "num_key_value_heads 8"),
+            (16, "num_key_value_heads 8"),
+            (0, "num_key_value_heads 8"),
+        ] {
+            let error = check_width(width, &config).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("width of {width} does not divide {number}")),
+                "{error}"
+            );
+            assert!(
+                error.ends_with("widths that work for this model: 1, 2, 4, 8"),
+                "{error}"
+            );
+        }
+        let odd = ModelConfig {
+            intermediate_size: 386,
+            ..config
+        };
+        let error = check_width(4, &odd).unwrap_err().to_string();
+        assert!(error.contains("intermediate_size 386"), "{error}");
+        assert!(error.ends_with("1, 2"), "{error}");
+    }
+
+    #[test]
+    fn rank_outside_its_group_is_refused() {
+        let config = Preset::Vl7b.config();
+        assert_eq!(
+            Shard {
+                rank: 2,
+                world_size: 2
+            }
+            .check(&config),
+            Err(ShardError::Rank { rank: 2, width: 2 })
+        );
+        assert_eq!(
+            Shard {
+                rank: 1,
+                world_size: 2
+            }
+            .check(&config),
+            Ok(())
+        );
+    }
+}
