@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::ops::parallel::ThreadPool;
+use crate::ops::{parallel::ThreadPool, simd::InstructionSet};
 
 /// A place where tensors live and ops run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +23,28 @@ impl Device {
 #[derive(Clone)]
 pub struct CpuDevice {
     pool: ThreadPool,
+    pub(crate) instruction_set: InstructionSet,
 }
 
 impl CpuDevice {
     pub fn new(num_threads: usize) -> Self {
         Self {
             pool: ThreadPool::new(num_threads.max(1)),
+            instruction_set: InstructionSet::best(),
+        }
+    }
+
+    /// The vector instructions that kernels on this device use.
+    pub(crate) fn instruction_set(&self) -> InstructionSet {
+        self.instruction_set
+    }
+
+    /// The same threads with another instruction set, so that tests can run every form.
+    #[cfg(test)]
+    pub(crate) fn with_instruction_set(&self, instruction_set: InstructionSet) -> Self {
+        Self {
+            instruction_set,
+            ..self.clone()
         }
     }
 

@@ -12,3 +12,4 @@ pub(crate) mod parallel;
 pub mod patch_embedding;
 pub mod rotary;
 pub(crate) mod vectorised;
+pub(crate) mod simd;

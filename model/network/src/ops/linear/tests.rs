@@ -1,10 +1,31 @@
-//! The linear layers against plain f64 sums.
+//! The linear layers against plain f64 sums: one body for every instruction set that the machine has, every weight type,
+//! and shapes with odd ends.
+
+use proptest::prelude::*;
 
 use super::{linear, linear_acc};
 use crate::{
-    device::Device,
+    device::{CpuDevice, Device},
+    ops::simd::InstructionSet,
     tensor::{DType, Tensor, TensorError},
 };
+
+const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// A device for each instruction set.
+fn devices(num_threads: usize) -> impl Iterator<Item = Device> {
+    let device = CpuDevice::new(num_threads);
+    InstructionSet::all().map(move |set| Device::Cpu(device.with_instruction_set(set)))
+}
+
+fn describe(device: &Device) -> String {
+    let Device::Cpu(cpu) = device;
+    format!(
+        "{:?} with {} threads",
+        cpu.instruction_set(),
+        cpu.num_threads()
+    )
+}
 
 /// Numbers in -1..1 that look random and are the same in every run.
 pub(super) fn numbers(seed: u64, count: usize) -> Vec<f32> {
@@ -41,43 +62,115 @@ fn assert_close(found: &[f32], wanted: &[f64], k: usize, case: &str) {
     }
 }
 
+fn tensor(device: &Device, shape: &[usize], seed: u64) -> Tensor {
+    Tensor::from_f32(device, shape, &numbers(seed, shape.iter().product())).unwrap()
+}
+
+/// Compares both forms with f64 sums, for one shape.
+fn check(device: &Device, m: usize, k: usize, n: usize, dtype: DType) {
+    let case = format!("[{m}, {k}] x [{n}, {k}] {dtype:?} {}", describe(device));
+    let x = tensor(device, &[m, k], 1);
+    let w = tensor(device, &[n, k], 2).to_dtype(dtype).unwrap();
+    let bias = tensor(device, &[n], 3);
+    let product = reference(x.as_f32().unwrap(), &w.to_f32_vec().unwrap(), k, n, m);
+    assert_close(
+        linear(&x, &w, None).unwrap().as_f32().unwrap(),
+        &product,
+        k,
+        &case,
+    );
+
+    let bias_values = bias.as_f32().unwrap();
+    let wanted: Vec<f64> = product
+        .iter()
+        .enumerate()
+        .map(|(i, y)| y + f64::from(bias_values[i % n]))
+        .collect();
+    assert_close(
+        linear(&x, &w, Some(&bias)).unwrap().as_f32().unwrap(),
+        &wanted,
+        k,
+        &case,
+    );
+
+    // Rows 1, 3, 4, 6, 7, ...: ranges of one and of two rows with gaps.
+    let rows: Vec<usize> = (0..m).map(|given| 1 + given + given.div_ceil(2)).collect();
+    let ranges: Vec<_> = rows.iter().map(|&row| row..row + 1).collect();
+    let mut y = tensor(device, &[2 * m + 2, n], 4);
+    let mut wanted: Vec<f64> = y
+        .as_f32()
+        .unwrap()
+        .iter()
+        .map(|&value| f64::from(value))
+        .collect();
+    linear_acc(&x, &w, 1.5, &mut y, &ranges).unwrap();
+    for (given, row) in rows.into_iter().enumerate() {
+        (0..n).for_each(|col| wanted[row * n + col] += 1.5 * product[given * n + col]);
+    }
+    assert_close(
+        y.as_f32().unwrap(),
+        &wanted,
+        k,
+        &format!("{case}, accumulated"),
+    );
+}
+
 #[test]
-fn product_equals_the_f64_sum_for_every_type_and_odd_shapes() {
-    for num_threads in [1, 2] {
-        let device = Device::cpu(num_threads);
-        for (m, k, n) in [
-            (0, 3, 2),
-            (1, 1, 1),
-            (1, 33, 70),
-            (3, 100, 17),
-            (5, 64, 1),
-            (33, 47, 65),
-        ] {
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
-                let x = Tensor::from_f32(&device, &[m, k], &numbers(1, m * k)).unwrap();
-                let w = Tensor::from_f32(&device, &[n, k], &numbers(2, n * k))
-                    .unwrap()
-                    .to_dtype(dtype)
-                    .unwrap();
-                let bias = Tensor::from_f32(&device, &[n], &numbers(3, n)).unwrap();
-                let mut wanted = reference(x.as_f32().unwrap(), &w.to_f32_vec().unwrap(), k, n, m);
-                let case = format!("[{m}, {k}] x [{n}, {k}] {dtype:?}");
-                assert_close(
-                    linear(&x, &w, None).unwrap().as_f32().unwrap(),
-                    &wanted,
-                    k,
-                    &case,
+fn product_equals_the_f64_sum_for_odd_shapes() {
+    for device in devices(2) {
+        for dtype in DTYPES {
+            for m in 0..=33 {
+                check(&device, m, 75, 37, dtype);
+            }
+            for (m, k, n) in [
+                (1, 1, 1),
+                (2, 3, 1),
+                (1, 300, 530),
+                (7, 1000, 33),
+                (40, 513, 290),
+                (530, 31, 40),
+            ] {
+                check(&device, m, k, n, dtype);
+            }
+        }
+    }
+}
+
+#[test]
+fn product_without_depth_is_the_bias() {
+    for device in devices(1) {
+        for m in [1, 5, 20] {
+            check(&device, m, 0, 19, DType::BF16);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn product_equals_the_f64_sum_for_any_shape(m in 0usize..70, k in 1usize..700, n in 1usize..150, dtype in 0usize..3) {
+        for device in devices(2) {
+            check(&device, m, k, n, DTYPES[dtype]);
+        }
+    }
+}
+
+#[test]
+fn number_of_threads_does_not_change_a_bit() {
+    for dtype in DTYPES {
+        for m in [1, 3, 16, 40] {
+            let product = |device: &Device| {
+                let (x, w) = (
+                    tensor(device, &[m, 600], 1),
+                    tensor(device, &[700, 600], 2).to_dtype(dtype).unwrap(),
                 );
-                let bias_values = bias.as_f32().unwrap();
-                wanted
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(i, wanted)| *wanted += f64::from(bias_values[i % n]));
-                assert_close(
-                    linear(&x, &w, Some(&bias)).unwrap().as_f32().unwrap(),
-                    &wanted,
-                    k,
-                    &case,
+                linear(&x, &w, None).unwrap().to_f32_vec().unwrap()
+            };
+            for (one, three) in devices(1).zip(devices(3)) {
+                assert!(
+                    product(&one) == product(&three),
+                    "{m} rows of {dtype:?}, {}",
+                    describe(&one)
                 );
             }
         }
@@ -85,22 +178,85 @@ fn product_equals_the_f64_sum_for_every_type_and_odd_shapes() {
 }
 
 #[test]
-fn accumulating_form_adds_to_the_named_rows_only() {
-    let device = Device::cpu(2);
-    let (k, n, scale) = (40, 19, 1.5);
-    let x = Tensor::from_f32(&device, &[3, k], &numbers(1, 3 * k)).unwrap();
-    let w = Tensor::from_f32(&device, &[n, k], &numbers(2, n * k)).unwrap();
-    let before = numbers(3, 6 * n);
-    let mut y = Tensor::from_f32(&device, &[6, n], &before).unwrap();
-    linear_acc(&x, &w, scale, &mut y, &[1..2, 3..5]).unwrap();
-    let product = reference(x.as_f32().unwrap(), w.as_f32().unwrap(), k, n, 3);
-    let mut wanted: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
-    for (given, row) in [1, 3, 4].into_iter().enumerate() {
-        for col in 0..n {
-            wanted[row * n + col] += f64::from(scale) * product[given * n + col];
+fn company_of_other_rows_does_not_change_a_bit() {
+    // Within each kernel: those for few rows, and those for many.
+    for device in devices(1) {
+        for dtype in DTYPES {
+            let (x, w) = (
+                tensor(&device, &[60, 300], 1),
+                tensor(&device, &[70, 300], 2).to_dtype(dtype).unwrap(),
+            );
+            let all = |m: usize| {
+                linear(&x.narrow_rows(0..m).unwrap(), &w, None)
+                    .unwrap()
+                    .to_f32_vec()
+                    .unwrap()
+            };
+            for (few, many) in [(2, 16), (5, 13), (17, 60)] {
+                assert!(
+                    all(few) == all(many)[..few * 70],
+                    "{few} rows and {many} of {dtype:?}, {}",
+                    describe(&device)
+                );
+            }
         }
     }
-    assert_close(y.as_f32().unwrap(), &wanted, k, "accumulate");
+}
+
+#[test]
+fn activations_keep_all_their_bits() {
+    // The weights pick out single activations, whose product must be exact whatever pieces they are multiplied in.
+    for device in devices(1) {
+        let values: Vec<f32> = numbers(5, 32 * 32)
+            .iter()
+            .map(|value| value * 1.0e3 + 1.0e-3)
+            .collect();
+        let x = Tensor::from_f32(&device, &[32, 32], &values).unwrap();
+        let unit: Vec<f32> = (0..32 * 32)
+            .map(|i| if i / 32 == i % 32 { 1.0 } else { 0.0 })
+            .collect();
+        let w = Tensor::from_f32(&device, &[32, 32], &unit)
+            .unwrap()
+            .to_dtype(DType::BF16)
+            .unwrap();
+        for m in [1, 2, 32] {
+            let found = linear(&x.narrow_rows(0..m).unwrap(), &w, None).unwrap();
+            assert_eq!(
+                found.as_f32().unwrap(),
+                &values[..m * 32],
+                "{}",
+                describe(&device)
+            );
+        }
+    }
+}
+
+#[test]
+fn infinity_and_nan_stay_in_their_row() {
+    for device in devices(1) {
+        for m in [3, 20] {
+            let mut values = vec![1.0; m * 40];
+            values[5] = f32::INFINITY;
+            values[40 + 7] = f32::from_bits(0x7f80_0001);
+            let x = Tensor::from_f32(&device, &[m, 40], &values).unwrap();
+            let w = Tensor::from_f32(&device, &[3, 40], &[1.0; 120])
+                .unwrap()
+                .to_dtype(DType::BF16)
+                .unwrap();
+            let y = linear(&x, &w, None).unwrap().to_f32_vec().unwrap();
+            assert!(
+                y[..3].iter().all(|&y| y == f32::INFINITY),
+                "{:?} {}",
+                &y[..3],
+                describe(&device)
+            );
+            assert!(
+                y[3..6].iter().all(|y| y.is_nan()) && y[6..].iter().all(|&y| y == 40.0),
+                "{}",
+                describe(&device)
+            );
+        }
+    }
 }
 
 #[test]

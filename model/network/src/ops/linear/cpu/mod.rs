@@ -1,0 +1,157 @@
+//! The CPU form of the linear layers. Three kernels share the work:
+//!
+//! * [`few_rows`]: dot products straight from the weights, each weight read from memory once; for decoding.
+//! * [`many_rows`]: packed blocks as in any good matrix product, widening the weights while packing; for prefill.
+//! * [`tiles`]: bf16 weights on machines with AMX, for two rows and more.
+//!
+//! Each sums the products of one output in an order that depends on neither the number of threads nor the other rows.
+#![expect(
+    clippy::needless_range_loop,
+    reason = "indices name places in a tile; iterators would hide them"
+)]
+#![expect(
+    unsafe_code,
+    reason = "kernels work on raw memory: strided tiles of it, and vector instructions"
+)]
+
+mod few_rows;
+mod many_rows;
+mod scratch;
+mod target;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
+use std::ops::Range;
+
+use target::{Target, Update};
+
+use crate::{
+    device::CpuDevice,
+    ops::simd::{InstructionSet, Weight},
+    tensor::{CpuElements, Result, Tensor},
+};
+
+/// Above this many rows the packed kernel is faster than dot products.
+const MAX_FEW_ROWS: usize = 16;
+
+/// `target op x · wᵀ`: x is `[num_rows, depth]`, w `[num_cols, depth]`, both row-major without gaps.
+struct Product<'a, W> {
+    x: &'a [f32],
+    w: &'a [W],
+    num_rows: usize,
+    num_cols: usize,
+    depth: usize,
+    target: Target<'a>,
+}
+
+pub(super) fn linear(
+    device: &CpuDevice,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&[f32]>,
+    y: &mut Tensor,
+) -> Result<()> {
+    run(device, x, w, y, None, Update::Set { bias })
+}
+
+pub(super) fn linear_acc(
+    device: &CpuDevice,
+    x: &Tensor,
+    w: &Tensor,
+    scale: f32,
+    y: &mut Tensor,
+    rows: &[Range<usize>],
+) -> Result<()> {
+    let rows: Vec<usize> = rows.iter().cloned().flatten().collect();
+    run(device, x, w, y, Some(&rows), Update::Add { scale })
+}
+
+fn run(
+    device: &CpuDevice,
+    x: &Tensor,
+    w: &Tensor,
+    y: &mut Tensor,
+    rows: Option<&[usize]>,
+    update: Update<'_>,
+) -> Result<()> {
+    let (num_rows, num_cols, depth) = (x.rows(), w.rows(), w.cols());
+    let x = x.as_f32()?;
+    let target = Target::new(y.as_f32_mut()?, num_cols, num_rows, rows, update);
+    let set = device.instruction_set();
+    match w.cpu_elements()? {
+        CpuElements::F32(w) => multiply(
+            device,
+            set,
+            &Product {
+                x,
+                w,
+                num_rows,
+                num_cols,
+                depth,
+                target,
+            },
+        ),
+        CpuElements::F16(w) => multiply(
+            device,
+            set,
+            &Product {
+                x,
+                w,
+                num_rows,
+                num_cols,
+                depth,
+                target,
+            },
+        ),
+        #[cfg(target_arch = "x86_64")]
+        CpuElements::BF16(w) if set == InstructionSet::Amx && num_rows >= tiles::MIN_ROWS => {
+            tiles::multiply(
+                device,
+                &Product {
+                    x,
+                    w,
+                    num_rows,
+                    num_cols,
+                    depth,
+                    target,
+                },
+            );
+        }
+        CpuElements::BF16(w) => multiply(
+            device,
+            set,
+            &Product {
+                x,
+                w,
+                num_rows,
+                num_cols,
+                depth,
+                target,
+            },
+        ),
+    }
+    Ok(())
+}
+
+fn multiply<W: Weight>(device: &CpuDevice, set: InstructionSet, product: &Product<'_, W>) {
+    match product.num_rows {
+        0..=MAX_FEW_ROWS => few_rows::multiply(device, set, product),
+        _ => many_rows::multiply(device, set, product),
+    }
+}
+
+/// How many weight rows one task takes: enough to be worth a task, few enough that all threads end together; a
+/// multiple of `granule`.
+fn cols_per_task(
+    device: &CpuDevice,
+    num_cols: usize,
+    bytes_per_col: usize,
+    granule: usize,
+) -> usize {
+    const MIN_BYTES: usize = 32 << 10;
+    const MAX_BYTES: usize = 512 << 10;
+    const TASKS_PER_THREAD: usize = 6;
+    let fair = num_cols * bytes_per_col / (device.num_threads() * TASKS_PER_THREAD);
+    let cols = fair.clamp(MIN_BYTES, MAX_BYTES) / bytes_per_col.max(1);
+    cols.next_multiple_of(granule).max(granule)
+}
