@@ -1,25 +1,30 @@
-//! Reads golden tensors for the tests of this crate. They are large and may live outside the repository: in `tests/goldens` or in
-//! `shared/goldens` of any folder above this crate. A test whose goldens are absent says so and passes.
+//! Reads golden tensors for the tests of this crate. The whole set is large and lives outside the repository, in `shared/goldens`
+//! beside it or above; a test whose goldens are absent says so and passes. The smaller copy in `tests/goldens` is for the
+//! golden tests of the whole workspace.
 
 #![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 /// One folder of golden data.
 pub(crate) struct Goldens {
+    pub(crate) folder: PathBuf,
     pub(crate) manifest: Value,
     bytes: Vec<u8>,
 }
 
 impl Goldens {
     pub(crate) fn open(name: &str) -> Option<Self> {
-        let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-        let folder = above
-            .flat_map(|dir| ["tests/goldens", "shared/goldens"].map(|sub| dir.join(sub).join(name)))
-            .find(|folder| folder.join("goldens.safetensors").is_file());
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .map(|dir| dir.join("shared/goldens").join(name))
+            .find(|folder| folder.is_dir());
         let Some(folder) = folder else {
             eprintln!("skipped: the goldens of {name} are not on this machine");
             return None;
@@ -28,6 +33,7 @@ impl Goldens {
         Some(Self {
             manifest: serde_json::from_slice(&read("manifest.json")).unwrap(),
             bytes: read("goldens.safetensors"),
+            folder,
         })
     }
 
@@ -47,6 +53,11 @@ impl Goldens {
     /// Values of an int32 tensor.
     pub(crate) fn i32(&self, name: &str) -> Vec<i32> {
         bytemuck::pod_collect_to_vec(&self.tensor(name).1)
+    }
+
+    /// Values of a uint8 tensor.
+    pub(crate) fn u8(&self, name: &str) -> Vec<u8> {
+        self.tensor(name).1
     }
 
     /// Token ids.

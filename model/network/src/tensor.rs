@@ -217,6 +217,20 @@ impl Tensor {
         })
     }
 
+    /// The elements of a tensor on the CPU, to be written in place; the storage must not be shared.
+    pub fn cpu_elements_mut(&mut self) -> Result<CpuElementsMut<'_>> {
+        let elements = self.offset..self.offset + self.num_elements();
+        let Storage::Cpu(bytes) = Arc::get_mut(&mut self.storage).ok_or(TensorError::Shared {
+            what: "cpu_elements_mut",
+        })?;
+        let bytes = bytes.as_mut_slice();
+        Ok(match self.dtype {
+            DType::F32 => CpuElementsMut::F32(&mut bytemuck::cast_slice_mut(bytes)[elements]),
+            DType::BF16 => CpuElementsMut::BF16(&mut bytemuck::cast_slice_mut(bytes)[elements]),
+            DType::F16 => CpuElementsMut::F16(&mut bytemuck::cast_slice_mut(bytes)[elements]),
+        })
+    }
+
     /// All elements as f32, in a vector of their own.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
         Ok(match self.cpu_elements()? {
@@ -279,6 +293,14 @@ pub enum CpuElements<'a> {
     F32(&'a [f32]),
     BF16(&'a [bf16]),
     F16(&'a [f16]),
+}
+
+/// The elements of a CPU tensor, by their type, to be written.
+#[derive(Debug)]
+pub enum CpuElementsMut<'a> {
+    F32(&'a mut [f32]),
+    BF16(&'a mut [bf16]),
+    F16(&'a mut [f16]),
 }
 
 /// A Rust type that a tensor can hold.

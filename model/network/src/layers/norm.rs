@@ -1,0 +1,28 @@
+//! RMS norm with its weight, whole on every rank.
+
+use super::WeightReader;
+use crate::{
+    checkpoint::CheckpointError,
+    ops::norm::rms_norm,
+    tensor::{Result, Tensor},
+};
+
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Loads the weight `name`.
+    pub fn load(reader: &WeightReader<'_>, name: &str) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            weight: reader.parameter(name)?,
+            eps: reader.config().rms_norm_eps,
+        })
+    }
+
+    /// Norms the rows of x `[num_rows, hidden_size]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        rms_norm(x, &self.weight, self.eps)
+    }
+}
