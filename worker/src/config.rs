@@ -1,0 +1,102 @@
+//! Settings of worker processes, typed. Only the command line crate fills them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use inkstone_model::tensor::DType;
+
+/// How a process loads and runs its part of the model.
+#[derive(Clone, Debug)]
+pub struct ModelSettings {
+    /// The checkpoint's folder.
+    pub model_dir: PathBuf,
+    /// Type of the weights in memory; not set: as they are on disk.
+    pub dtype: Option<DType>,
+    /// Threads of each rank, or of the picture encoder; at least 1.
+    pub threads: usize,
+}
+
+/// Settings of a language group's leader process.
+#[derive(Clone, Debug)]
+pub struct LanguageConfig {
+    /// How the model is loaded.
+    pub model: ModelSettings,
+    /// Ranks of the group.
+    pub world_size: usize,
+    /// Which ranks this process runs.
+    pub ranks: RankPlacement,
+    /// Positions the KV cache holds; not set: [`default_kv_tokens`](crate::language::default_kv_tokens).
+    pub kv_cache_tokens: Option<usize>,
+    /// Most rows in one step.
+    pub max_step_tokens: usize,
+    /// Most sequences that run side by side.
+    pub max_running: usize,
+    /// Most sequences that wait.
+    pub max_waiting: usize,
+    /// A step, and every wait of a rank for another, ends after this: a hang is a failure.
+    pub step_deadline: Duration,
+    /// How long the leader waits for its ranks to join, and a rank for its leader.
+    pub join_deadline: Duration,
+}
+
+/// Where the ranks of a group run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankPlacement {
+    /// All in the leader's process, a thread each.
+    InProcess,
+    /// Rank 0 here; every other rank in a process of its own that joins, and meets the others at `rendezvous`.
+    Joining {
+        /// Where rank 0 listens for the collective; its port may be 0.
+        rendezvous: SocketAddr,
+    },
+}
+
+/// Settings of a process that runs one rank other than 0.
+#[derive(Clone, Debug)]
+pub struct RankConfig {
+    /// How the model is loaded.
+    pub model: ModelSettings,
+    /// This rank.
+    pub rank: usize,
+    /// Ranks of the group.
+    pub world_size: usize,
+    /// The leader's gRPC address, `http://host:port`.
+    pub leader: String,
+    /// As in [`LanguageConfig`].
+    pub step_deadline: Duration,
+    /// As in [`LanguageConfig`].
+    pub join_deadline: Duration,
+}
+
+/// Settings of a vision worker process.
+#[derive(Clone, Debug)]
+pub struct VisionConfig {
+    /// How the model is loaded.
+    pub model: ModelSettings,
+    /// Most bytes of an encoded picture.
+    pub max_picture_bytes: usize,
+    /// Most pixels of a picture.
+    pub max_picture_pixels: u64,
+    /// Pictures that may wait for the encoder; past it PutPicture refuses.
+    pub max_queue: usize,
+    /// Bytes of features that are kept for pictures that come again.
+    pub feature_cache_bytes: usize,
+}
+
+/// Rows of a step unless told otherwise: long enough to keep the GEMMs busy, short enough that decodes are not stalled.
+pub const DEFAULT_MAX_STEP_TOKENS: usize = 1024;
+/// Sequences side by side unless told otherwise.
+pub const DEFAULT_MAX_RUNNING: usize = 64;
+/// Waiting sequences unless told otherwise.
+pub const DEFAULT_MAX_WAITING: usize = 256;
+/// Step deadline unless told otherwise: the slowest step on a CPU (a 7B prefill chunk) takes tens of seconds.
+pub const DEFAULT_STEP_DEADLINE: Duration = Duration::from_secs(120);
+/// Join deadline unless told otherwise: 7B weights from a slow disk take minutes.
+pub const DEFAULT_JOIN_DEADLINE: Duration = Duration::from_secs(600);
+/// Encoded bytes of a picture unless told otherwise.
+pub const DEFAULT_MAX_PICTURE_BYTES: usize = 20 << 20;
+/// Pixels of a picture unless told otherwise.
+pub const DEFAULT_MAX_PICTURE_PIXELS: u64 = 40_000_000;
+/// Pictures waiting for the encoder unless told otherwise.
+pub const DEFAULT_VISION_QUEUE: usize = 32;
+/// Features kept unless told otherwise: about 100 pictures of vl-7b.
+pub const DEFAULT_FEATURE_CACHE_BYTES: usize = 512 << 20;

@@ -1,0 +1,102 @@
+//! The encoder's thread: takes the pictures that wait, encodes them together, hands the features to whoever waits.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    thread,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use inkstone_model::{
+    clip::{PictureFeatures, preprocess::PreparedPicture},
+    tensor::DType,
+};
+
+use super::{VisionError, feature_cache::FeatureSlot};
+
+/// Tiles that are encoded together: enough to fill the GEMMs, few enough that one picture does not wait for many.
+const MAX_BATCH_TILES: usize = 16;
+
+/// What encodes: the tower, or a stand-in in tests.
+pub trait Encode: Send {
+    /// Features of each picture, in order.
+    fn encode(&mut self, pictures: &[&PreparedPicture]) -> Result<Vec<PictureFeatures>, String>;
+}
+
+/// The way to the encoder's thread, which ends when this is gone.
+pub struct Encoder {
+    jobs: SyncSender<Job>,
+    max_queue: usize,
+}
+
+struct Job {
+    picture: PreparedPicture,
+    slot: FeatureSlot,
+}
+
+impl Encoder {
+    /// Starts the thread. At most `max_queue` pictures wait.
+    pub fn start(encode: Box<dyn Encode>, max_queue: usize) -> io::Result<Self> {
+        let (jobs, receiver) = sync_channel(max_queue);
+        thread::Builder::new()
+            .name("encoder".to_owned())
+            .spawn(move || run(encode, &receiver))?;
+        Ok(Self { jobs, max_queue })
+    }
+
+    /// Queues a picture whose features go to `slot`.
+    pub(super) fn submit(
+        &self,
+        prepared: super::Prepared,
+        slot: FeatureSlot,
+    ) -> Result<(), VisionError> {
+        let job = Job {
+            picture: prepared.picture,
+            slot,
+        };
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => VisionError::QueueFull {
+                waiting: self.max_queue,
+            },
+            TrySendError::Disconnected(_) => VisionError::NotServing("its thread ended".to_owned()),
+        })
+    }
+}
+
+fn run(mut encode: Box<dyn Encode>, jobs: &Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let batch = collect_batch(first, jobs);
+        let started = Instant::now();
+        let pictures: Vec<&PreparedPicture> = batch.iter().map(|job| &job.picture).collect();
+        let result = encode.encode(&pictures);
+        metrics::histogram!("inkstone_vision_encode_seconds")
+            .record(started.elapsed().as_secs_f64());
+        metrics::counter!("inkstone_pictures_encoded_total").increment(batch.len() as u64);
+        match result {
+            Ok(features) => {
+                for (job, features) in batch.into_iter().zip(features) {
+                    job.slot.ready(Bytes::from(features.to_bytes(DType::F32)));
+                }
+            }
+            Err(reason) => {
+                tracing::error!(%reason, "pictures could not be encoded");
+                batch
+                    .into_iter()
+                    .for_each(|job| job.slot.failed(reason.clone()));
+            }
+        }
+    }
+}
+
+fn collect_batch(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
+    let mut tiles = first.picture.num_squares();
+    let mut batch = vec![first];
+    while tiles < MAX_BATCH_TILES
+        && let Ok(job) = jobs.try_recv()
+    {
+        tiles += job.picture.num_squares();
+        batch.push(job);
+    }
+    batch
+}
