@@ -1,0 +1,275 @@
+//! What can be typed. Each command's flags are a struct that its file turns into settings; a flag that is not given is read
+//! from the environment variable that the help text names.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use inkstone_model::{synthesize::Preset, tensor::DType};
+
+/// Serves InternLM-XComposer2: chat about pictures, on one machine or a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "inkstone", version, propagate_version = true)]
+pub(crate) struct Arguments {
+    /// How log lines look. INKSTONE_LOG chooses which are written (default `info`, for chat `warn`).
+    #[arg(
+        long,
+        global = true,
+        env = "INKSTONE_LOG_FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster in this process: coordinator, language ranks and vision workers.
+    Serve(ServeArguments),
+    /// Run a coordinator: the gRPC endpoint that clients see.
+    Coordinator(CoordinatorArguments),
+    /// Run a worker: a language group's leader or rank, or a picture encoder.
+    Worker(WorkerArguments),
+    /// Ask about pictures and read the answer as it comes.
+    Chat(ChatArguments),
+    /// Look at checkpoints, or make one.
+    Model(ModelArguments),
+}
+
+/// Which model, and how it is run.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineArguments {
+    /// Folder of the checkpoint (config.json, tokenizer.model, safetensors or pytorch_model.bin).
+    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where to compute.
+    #[arg(long, env = "INKSTONE_DEVICE", value_enum, default_value = "cpu")]
+    pub(crate) device: DeviceChoice,
+    /// Type of the weights in memory; not given: as they are on disk.
+    #[arg(long, env = "INKSTONE_DTYPE", value_enum)]
+    pub(crate) dtype: Option<DTypeChoice>,
+    /// Threads of this process; default: all cores, shared by the ranks.
+    #[arg(long, env = "INKSTONE_THREADS", value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Positions that the KV cache holds; default: from the free memory.
+    #[arg(long, env = "INKSTONE_KV_CACHE_TOKENS", value_name = "N")]
+    pub(crate) kv_cache_tokens: Option<usize>,
+    /// Most rows in one engine step.
+    #[arg(long, env = "INKSTONE_MAX_STEP_TOKENS", value_name = "N", default_value_t = inkstone_worker::config::DEFAULT_MAX_STEP_TOKENS)]
+    pub(crate) max_step_tokens: usize,
+    /// Most requests that run side by side.
+    #[arg(long, env = "INKSTONE_MAX_RUNNING", value_name = "N", default_value_t = inkstone_worker::config::DEFAULT_MAX_RUNNING)]
+    pub(crate) max_running: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DeviceChoice {
+    /// The processor.
+    Cpu,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DTypeChoice {
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArguments {
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// Language ranks that share the model; must divide its key-value heads.
+    #[arg(
+        long,
+        env = "INKSTONE_TENSOR_PARALLEL",
+        value_name = "N",
+        default_value_t = 1
+    )]
+    pub(crate) tensor_parallel: usize,
+    /// Vision workers.
+    #[arg(
+        long,
+        env = "INKSTONE_VISION_WORKERS",
+        value_name = "N",
+        default_value_t = 1
+    )]
+    pub(crate) vision_workers: usize,
+    /// Where clients connect.
+    #[arg(
+        long,
+        env = "INKSTONE_GRPC",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:50051"
+    )]
+    pub(crate) grpc: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CoordinatorArguments {
+    /// Where clients connect.
+    #[arg(
+        long,
+        env = "INKSTONE_GRPC",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:50051"
+    )]
+    pub(crate) grpc: SocketAddr,
+    /// Address of the language group's leader.
+    #[arg(long, env = "INKSTONE_LANGUAGE", value_name = "HOST:PORT")]
+    pub(crate) language: String,
+    /// Addresses of the vision workers.
+    #[arg(
+        long,
+        env = "INKSTONE_VISION",
+        value_name = "HOST:PORT",
+        required = true,
+        value_delimiter = ','
+    )]
+    pub(crate) vision: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WorkerArguments {
+    /// What the worker does.
+    #[arg(long, value_enum)]
+    pub(crate) role: RoleChoice,
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// Where the coordinator connects (and, for rank 0, the other ranks).
+    #[arg(
+        long,
+        env = "INKSTONE_GRPC",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0"
+    )]
+    pub(crate) grpc: SocketAddr,
+    /// Language ranks that share the model.
+    #[arg(
+        long,
+        env = "INKSTONE_TENSOR_PARALLEL",
+        value_name = "N",
+        default_value_t = 1
+    )]
+    pub(crate) tensor_parallel: usize,
+    /// The one rank that this process runs; not given: all of them.
+    #[arg(long, env = "INKSTONE_RANK", value_name = "R")]
+    pub(crate) rank: Option<usize>,
+    /// For ranks above 0: the gRPC address of rank 0.
+    #[arg(long, env = "INKSTONE_LEADER", value_name = "HOST:PORT")]
+    pub(crate) leader: Option<String>,
+    /// For rank 0 of several processes: where it meets the other ranks for the collective.
+    #[arg(
+        long,
+        env = "INKSTONE_RENDEZVOUS",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0"
+    )]
+    pub(crate) rendezvous: SocketAddr,
+    /// A step, and every wait of a rank for another, fails after this many seconds.
+    #[arg(long, env = "INKSTONE_STEP_DEADLINE", value_name = "SECONDS", default_value_t = inkstone_worker::config::DEFAULT_STEP_DEADLINE.as_secs())]
+    pub(crate) step_deadline: u64,
+    /// How long ranks wait for one another at the start, in seconds.
+    #[arg(long, env = "INKSTONE_JOIN_DEADLINE", value_name = "SECONDS", default_value_t = inkstone_worker::config::DEFAULT_JOIN_DEADLINE.as_secs())]
+    pub(crate) join_deadline: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleChoice {
+    /// Runs the language model.
+    Language,
+    /// Encodes pictures.
+    Vision,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ChatArguments {
+    /// The question; not given: questions are read from the terminal, turn by turn.
+    pub(crate) question: Option<String>,
+    /// Pictures of the first question, in order.
+    #[arg(long, value_name = "FILE", num_args = 1)]
+    pub(crate) image: Vec<PathBuf>,
+    /// The coordinator; not given: a cluster is started in this process for the time of the chat.
+    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// System text; not given: the variant's own.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0: greedy.
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// Keep the k most likely tokens; 0: all.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// Keep the smallest set of tokens with this much probability.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Makes tokens seen less likely; 1: off.
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Makes the answer repeatable.
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// End the answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Tile budget of the HD variants.
+    #[arg(long, value_name = "N")]
+    pub(crate) hd_num: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ModelArguments {
+    #[command(subcommand)]
+    pub(crate) command: ModelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Print a checkpoint's variant, sizes, and what each rank holds.
+    Inspect {
+        /// The checkpoint's folder.
+        dir: PathBuf,
+        /// Show the shards for this many ranks.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        tensor_parallel: usize,
+    },
+    /// Write a checkpoint with random weights, in the public format.
+    Synthesize {
+        /// Its shape.
+        #[arg(long)]
+        preset: Preset,
+        /// The same seed gives the same weights.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Type of the weights on disk.
+        #[arg(long, value_enum, default_value = "bf16")]
+        dtype: DTypeChoice,
+        /// The folder to make.
+        out: PathBuf,
+    },
+}
+
+impl From<DTypeChoice> for DType {
+    fn from(choice: DTypeChoice) -> Self {
+        match choice {
+            DTypeChoice::F32 => Self::F32,
+            DTypeChoice::Bf16 => Self::BF16,
+            DTypeChoice::F16 => Self::F16,
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `inkstone coordinator`: what clients see, for workers that run elsewhere.
+
+use anyhow::Context;
+use inkstone_cluster::{GroupId, LanguageGroup, Members};
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::run_until_stopped;
+use crate::arguments::CoordinatorArguments;
+
+pub(crate) fn run(arguments: CoordinatorArguments) -> anyhow::Result<()> {
+    let vision = arguments
+        .vision
+        .iter()
+        .map(|address| address.parse())
+        .collect::<Result<_, _>>()?;
+    let members = Members {
+        language_groups: vec![LanguageGroup {
+            id: GroupId::new("group-0"),
+            leader: arguments.language.parse()?,
+        }],
+        vision_workers: vision,
+    };
+    let config = inkstone_coordinator::Config::for_members(members);
+    run_until_stopped(async |shutdown| {
+        let listener = TcpListener::bind(arguments.grpc)
+            .await
+            .with_context(|| format!("cannot listen on {}", arguments.grpc))?;
+        // The coordinator logs that it is ready; nobody here waits for it.
+        let (ready, _) = oneshot::channel();
+        inkstone_coordinator::serve(config, listener, shutdown, ready).await
+    })
+}

@@ -1,0 +1,29 @@
+//! `inkstone serve`: a whole cluster in one process.
+
+use tokio::sync::oneshot;
+
+use super::{default_model::ModelDir, local_cluster::LocalCluster, run_until_stopped};
+use crate::{arguments::ServeArguments, telemetry::Console};
+
+pub(crate) fn run(arguments: ServeArguments, console: &Console) -> anyhow::Result<()> {
+    let model = ModelDir::given_or_default(arguments.engine.model.as_deref(), console)?;
+    let cluster = LocalCluster {
+        model_dir: model.path(),
+        engine: arguments.engine,
+        tensor_parallel: arguments.tensor_parallel,
+        vision_workers: arguments.vision_workers.max(1),
+        grpc: arguments.grpc,
+    };
+    run_until_stopped(async |shutdown| {
+        let (ready, is_ready) = oneshot::channel();
+        let told = console.clone();
+        tokio::spawn(async move {
+            if let Ok(address) = is_ready.await {
+                told.line(&format!(
+                    "ready: gRPC on {address}; try: inkstone chat --server {address} --image PICTURE \"What is this?\""
+                ));
+            }
+        });
+        cluster.run(console, shutdown, ready).await
+    })
+}

@@ -1,0 +1,38 @@
+//! The `inkstone` binary as a library, so that tests can build the very same program: reads flags and the environment, starts what they ask for, turns errors into an exit code.
+
+mod arguments;
+mod commands;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+
+/// Runs what the process was called with.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = match arguments.command {
+        // Its answers share the terminal with log lines.
+        Command::Chat(_) => "warn",
+        Command::Serve(_) | Command::Coordinator(_) | Command::Worker(_) | Command::Model(_) => {
+            "info"
+        }
+    };
+    let console = telemetry::start(arguments.log_format, level);
+    let result = match arguments.command {
+        Command::Serve(serve) => commands::serve::run(serve, &console),
+        Command::Coordinator(coordinator) => commands::coordinator::run(coordinator),
+        Command::Worker(worker) => commands::worker::run(worker, &console),
+        Command::Chat(chat) => commands::chat::run(chat, &console),
+        Command::Model(model) => commands::model::run(model, &console),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
