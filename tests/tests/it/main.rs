@@ -1,5 +1,13 @@
 //! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` real processes,
 //! `tidy` the rules of the house.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests say what they ran and what they skipped"
+)]
+
+mod cluster_fixture;
+mod end_to_end;
 mod golden;
 mod tidy;

@@ -20,35 +20,70 @@ const CRATES: [&str; 9] = [
 ];
 
 /// Crates that compute with tensors or speak to a GPU.
-const TENSOR_CRATES: [&str; 5] = ["candle-core", "gemm", "cudarc", "inkstone-model", "safetensors"];
+const TENSOR_CRATES: [&str; 5] = [
+    "candle-core",
+    "gemm",
+    "cudarc",
+    "inkstone-model",
+    "safetensors",
+];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ is in the workspace")
+        .to_owned()
 }
 
 /// All crates that `package` links at run time, itself left out.
 fn dependencies(package: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--package", package])
+        .args([
+            "tree",
+            "--offline",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--package",
+            package,
+        ])
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
-    let names = text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
+    let names = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned);
     names.filter(|name| name != package).collect()
 }
 
 fn ours(package: &str) -> BTreeSet<String> {
     let all = dependencies(package);
-    all.into_iter().filter(|name| CRATES.contains(&name.as_str())).collect()
+    all.into_iter()
+        .filter(|name| CRATES.contains(&name.as_str()))
+        .collect()
 }
 
 #[track_caller]
 fn check_arrows(package: &str, allowed: &[&str]) {
     let found = ours(package);
-    let extra: Vec<&String> = found.iter().filter(|name| !allowed.contains(&name.as_str())).collect();
-    assert!(extra.is_empty(), "{package} may use {allowed:?}, it also uses {extra:?}");
+    let extra: Vec<&String> = found
+        .iter()
+        .filter(|name| !allowed.contains(&name.as_str()))
+        .collect();
+    assert!(
+        extra.is_empty(),
+        "{package} may use {allowed:?}, it also uses {extra:?}"
+    );
 }
 
 #[test]
@@ -58,17 +93,29 @@ fn dependency_arrows_point_as_designed() {
     check_arrows("inkstone-engine", &[]);
     check_arrows("inkstone-interface", &[]);
     check_arrows("inkstone-model", &["inkstone-interface"]);
-    check_arrows("inkstone-coordinator", &["inkstone-proto", "inkstone-interface", "inkstone-cluster"]);
+    check_arrows(
+        "inkstone-coordinator",
+        &["inkstone-proto", "inkstone-interface", "inkstone-cluster"],
+    );
     check_arrows(
         "inkstone-worker",
-        &["inkstone-proto", "inkstone-interface", "inkstone-cluster", "inkstone-engine", "inkstone-model"],
+        &[
+            "inkstone-proto",
+            "inkstone-interface",
+            "inkstone-cluster",
+            "inkstone-engine",
+            "inkstone-model",
+        ],
     );
 }
 
 #[test]
 fn the_coordinator_links_no_tensor_crate() {
     let found = dependencies("inkstone-coordinator");
-    let tensors: Vec<_> = TENSOR_CRATES.iter().filter(|name| found.contains(**name)).collect();
+    let tensors: Vec<_> = TENSOR_CRATES
+        .iter()
+        .filter(|name| found.contains(**name))
+        .collect();
     assert!(tensors.is_empty(), "the coordinator links {tensors:?}");
 }
 
@@ -79,7 +126,15 @@ fn the_engine_is_pure() {
         assert!(!found.contains(name), "the engine links {name}");
     }
     for (path, text) in sources("worker/engine/src") {
-        for word in ["std::time", "std::fs", "std::net", "std::env", "std::thread", "Instant", "SystemTime"] {
+        for word in [
+            "std::time",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::thread",
+            "Instant",
+            "SystemTime",
+        ] {
             assert!(!text.contains(word), "{} speaks of {word}", path.display());
         }
     }
@@ -87,26 +142,50 @@ fn the_engine_is_pure() {
 
 #[test]
 fn generated_wire_types_stay_at_the_edges() {
-    let edges = ["coordinator/src/api/", "coordinator/src/worker_client", "coordinator/src/app.rs", "worker/src/service/"];
-    let more = ["worker/src/group/plan_stream.rs", "worker/src/group/join.rs", "worker/src/feature_fetcher.rs", "worker/src/language.rs", "worker/src/picture_encoder.rs"];
+    let edges = [
+        "coordinator/src/api/",
+        "coordinator/src/worker_client",
+        "coordinator/src/app.rs",
+        "worker/src/service/",
+    ];
+    let more = [
+        "worker/src/group/plan_stream.rs",
+        "worker/src/group/join.rs",
+        "worker/src/feature_fetcher.rs",
+        "worker/src/language.rs",
+        "worker/src/picture_encoder.rs",
+    ];
     for folder in ["coordinator/src", "worker/src"] {
         for (path, text) in sources(folder) {
             let name = path.to_string_lossy().replace('\\', "/");
             let is_edge = edges.iter().chain(&more).any(|edge| name.starts_with(edge));
             let is_test = name.contains("/tests/") || name.ends_with("tests.rs");
-            assert!(is_edge || is_test || !text.contains("inkstone_proto::"), "{name} uses wire types");
+            assert!(
+                is_edge || is_test || !text.contains("inkstone_proto::"),
+                "{name} uses wire types"
+            );
         }
     }
 }
 
 #[test]
 fn features_are_asked_for_in_ops_and_collectives_only() {
-    for folder in ["coordinator/src", "worker/src", "worker/engine/src", "cluster/src", "model/interface/src", "model/network/src"] {
+    for folder in [
+        "coordinator/src",
+        "worker/src",
+        "worker/engine/src",
+        "cluster/src",
+        "model/interface/src",
+        "model/network/src",
+    ] {
         for (path, text) in sources(folder) {
             let name = path.to_string_lossy().replace('\\', "/");
             let home = ["model/network/src/ops/", "model/network/src/collectives/"];
             if !home.iter().any(|home| name.starts_with(home)) {
-                assert!(!text.contains("cfg(feature"), "{name} asks for a cargo feature");
+                assert!(
+                    !text.contains("cfg(feature"),
+                    "{name} asks for a cargo feature"
+                );
             }
         }
     }
@@ -114,29 +193,68 @@ fn features_are_asked_for_in_ops_and_collectives_only() {
 
 #[test]
 fn only_the_command_line_reads_the_environment() {
-    for folder in ["coordinator/src", "worker/src", "worker/engine/src", "cluster/src", "model/interface/src", "model/network/src"] {
+    for folder in [
+        "coordinator/src",
+        "worker/src",
+        "worker/engine/src",
+        "cluster/src",
+        "model/interface/src",
+        "model/network/src",
+    ] {
         for (path, text) in sources(folder) {
             let is_test = path.to_string_lossy().contains("tests");
-            assert!(is_test || !text.contains("env::var"), "{} reads the environment", path.display());
+            assert!(
+                is_test || !text.contains("env::var"),
+                "{} reads the environment",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn no_file_is_called_utils_or_common() {
-    for folder in ["cli", "cluster", "coordinator", "model", "proto", "tests", "worker"] {
+    for folder in [
+        "cli",
+        "cluster",
+        "coordinator",
+        "model",
+        "proto",
+        "tests",
+        "worker",
+    ] {
         for (path, _) in sources(folder) {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            assert!(!["utils", "util", "common", "helpers", "misc"].contains(&stem.as_str()), "{}", path.display());
+            let stem = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            assert!(
+                !["utils", "util", "common", "helpers", "misc"].contains(&stem.as_str()),
+                "{}",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn every_source_file_says_what_it_is_for() {
-    for folder in ["cli/src", "cluster/src", "coordinator/src", "model", "proto/src", "tests", "worker"] {
+    for folder in [
+        "cli/src",
+        "cluster/src",
+        "coordinator/src",
+        "model",
+        "proto/src",
+        "tests",
+        "worker",
+    ] {
         for (path, text) in sources(folder) {
-            assert!(text.starts_with("//!"), "{} does not open with a `//!` line", path.display());
+            assert!(
+                text.starts_with("//!"),
+                "{} does not open with a `//!` line",
+                path.display()
+            );
         }
     }
 }
@@ -146,7 +264,10 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of ours").map(|entry| entry.expect("readable")) {
+        for entry in fs::read_dir(&folder)
+            .expect("a folder of ours")
+            .map(|entry| entry.expect("readable"))
+        {
             let path = entry.path();
             if path.is_dir() {
                 if path.file_name().is_none_or(|name| name != "target") {
@@ -154,7 +275,12 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
                 }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("UTF-8");
-                found.push((path.strip_prefix(root()).expect("below the root").to_owned(), text));
+                found.push((
+                    path.strip_prefix(root())
+                        .expect("below the root")
+                        .to_owned(),
+                    text,
+                ));
             }
         }
     }
