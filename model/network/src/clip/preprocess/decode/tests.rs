@@ -138,6 +138,16 @@ fn a_header_that_claims_a_huge_picture_is_refused_by_its_size() {
 }
 
 #[test]
+fn webp_frames_within_frames_do_not_nest_the_reader() {
+    let mut bytes = b"RIFF\0\0\0\0WEBP".to_vec();
+    for _ in 0..500_000 {
+        bytes.extend(b"ANMF\xff\xff\xff\x0f");
+        bytes.extend([0; 16]);
+    }
+    assert!(matches!(decode(&bytes), Err(PictureError::Damaged { .. })));
+}
+
+#[test]
 fn what_is_no_picture_is_refused_with_its_first_bytes() {
     assert!(matches!(decode(b""), Err(PictureError::UnknownFormat { start }) if start.is_empty()));
     let error = decode(b"<svg xmlns=''/>").unwrap_err();

@@ -23,36 +23,42 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbPicture, 
     read_rgb(decoder, format, limits, Grey16::HighByte)
 }
 
-/// Holds the size in every frame header of a chunk list against the limits.
-fn check_frames(mut chunks: &[u8], limits: &DecodeLimits) -> Result<(), PictureError> {
-    while let Some((name, body, rest)) = split_chunk(chunks) {
-        let size = match name {
-            b"VP8 " => lossy_size(body),
-            b"VP8L" => lossless_size(body),
-            b"ANMF" => {
-                check_frames(body.get(16..).unwrap_or_default(), limits)?;
-                None
-            }
-            _ => None,
-        };
-        if let Some((width, height)) = size {
-            limits.check_pixels(width, height)?;
-        } else if matches!(name, b"VP8 " | b"VP8L") {
-            return Err(damaged(PictureFormat::WebP, "a frame header is cut short"));
+/// Holds the size in every frame header of a file against the limits, in still pictures and in animations.
+fn check_frames(chunks: &[u8], limits: &DecodeLimits) -> Result<(), PictureError> {
+    for (name, body) in Chunks(chunks) {
+        check_frame(name, body, limits)?;
+        if name == b"ANMF" {
+            let mut inner = Chunks(body.get(16..).unwrap_or_default());
+            inner.try_for_each(|(name, body)| check_frame(name, body, limits))?;
         }
-        chunks = rest;
     }
     Ok(())
 }
 
-/// The first chunk's name and body (as far as the file goes), and what follows it.
-fn split_chunk(chunks: &[u8]) -> Option<(&[u8; 4], &[u8], &[u8])> {
-    let (name, rest) = chunks.split_first_chunk::<4>()?;
-    let (len, rest) = rest.split_first_chunk::<4>()?;
-    let len = u32::from_le_bytes(*len) as usize;
-    let body = &rest[..len.min(rest.len())];
-    let next = rest.get(len.saturating_add(len % 2)..).unwrap_or_default();
-    Some((name, body, next))
+fn check_frame(name: &[u8; 4], body: &[u8], limits: &DecodeLimits) -> Result<(), PictureError> {
+    let size = match name {
+        b"VP8 " => lossy_size(body),
+        b"VP8L" => lossless_size(body),
+        _ => return Ok(()),
+    };
+    let (width, height) =
+        size.ok_or_else(|| damaged(PictureFormat::WebP, "a frame header is cut short"))?;
+    limits.check_pixels(width, height)
+}
+
+/// A list of chunks: the name and the body of each, as far as the file goes.
+struct Chunks<'a>(&'a [u8]);
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = (&'a [u8; 4], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, rest) = self.0.split_first_chunk::<4>()?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let len = u32::from_le_bytes(*len) as usize;
+        self.0 = rest.get(len.saturating_add(len % 2)..).unwrap_or_default();
+        Some((name, &rest[..len.min(rest.len())]))
+    }
 }
 
 fn lossy_size(body: &[u8]) -> Option<(u32, u32)> {
