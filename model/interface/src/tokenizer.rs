@@ -19,6 +19,7 @@ use std::sync::Arc;
 use decode::SpecialTokens;
 pub use decode::StreamDecoder;
 use encode::Encoder;
+use hash::FastMap;
 use sentencepiece::{Piece, PieceKind};
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ pub struct Tokenizer(Arc<Inner>);
 #[derive(Debug, Clone)]
 struct Inner {
     tokens: Vec<Token>,
-    ids: BTreeMap<Box<str>, u32>,
+    ids: FastMap<Box<str>, u32>,
     encoder: Encoder,
     unknown: u32,
     bos: u32,
@@ -123,7 +124,7 @@ impl Tokenizer {
     pub fn from_model_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
         let pieces = sentencepiece::parse(bytes)?;
         let encoder = Encoder::new(&pieces)?;
-        let mut ids = BTreeMap::new();
+        let mut ids = FastMap::with_capacity_and_hasher(pieces.len(), Default::default());
         for (id, piece) in pieces.iter().enumerate() {
             if ids.insert(piece.text.clone(), id as u32).is_some() {
                 return Err(TokenizerError::Invalid {

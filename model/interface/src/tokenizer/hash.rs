@@ -1,10 +1,12 @@
 //! A fast hasher for the tables of the encoder. Their keys come from the model file, and a lookup never inserts, so
 //! text from outside cannot make them degenerate; the default hasher's protection would only cost time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub(super) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
+
+pub(super) type FastSet<T> = HashSet<T, BuildHasherDefault<FoldHasher>>;
 
 /// Mixes a word by a wide multiplication whose two halves are folded together.
 pub(super) fn mix(word: u64) -> u64 {

@@ -5,9 +5,9 @@
 //! cross such a place, so each segment can be merged by itself and the result is the same.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 
-use super::hash::{FastMap, mix};
+use super::hash::{FastMap, FastSet, mix};
 use super::sentencepiece::{Piece, PieceKind};
 use super::symbols::{CharTable, NO_SYMBOL};
 
@@ -182,7 +182,7 @@ impl Merger {
     fn find_whole(&self, spelt: Vec<(u32, Vec<u32>)>) -> FastMap<Box<[u32]>, u32> {
         let mut scratch = Scratch::default();
         let mut merged = Vec::new();
-        let mut found = FastMap::default();
+        let mut found = FastMap::with_capacity_and_hasher(spelt.len(), Default::default());
         for (id, symbols) in spelt {
             merged.clear();
             self.merge_parts(&mut symbols.clone(), &mut scratch, &mut merged);
@@ -231,10 +231,12 @@ struct NeighbourFilter {
 
 impl NeighbourFilter {
     fn new(spelt: &[(u32, Vec<u32>)]) -> Self {
-        let pairs: HashSet<(u32, u32)> = spelt
-            .iter()
-            .flat_map(|(_, symbols)| symbols.windows(2).map(|pair| (pair[0], pair[1])))
-            .collect();
+        let mut pairs = FastSet::with_capacity_and_hasher(2 * spelt.len(), Default::default());
+        pairs.extend(
+            spelt
+                .iter()
+                .flat_map(|(_, symbols)| symbols.windows(2).map(|pair| (pair[0], pair[1]))),
+        );
         let num_bits = (pairs.len() * 16).next_power_of_two().max(64);
         let mut filter = Self {
             bits: vec![0; num_bits / 64],
@@ -303,7 +305,7 @@ fn merges_of(
         }
     };
     let ranks = ranks_of(pieces);
-    let mut merges = FastMap::default();
+    let mut merges = FastMap::with_capacity_and_hasher(4 * pieces.len(), Default::default());
     for (id, piece) in mergeable(pieces) {
         for (cut, _) in piece.text.char_indices().skip(1) {
             let (left, right) = piece.text.split_at(cut);
