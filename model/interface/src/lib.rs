@@ -9,4 +9,6 @@ pub mod prompt;
 pub mod tokenizer;
 
 #[cfg(test)]
-mod test_data;
+mod tests {
+    pub(crate) mod golden_data;
+}

@@ -1,13 +1,11 @@
 //! Rules of the chat template on a small synthetic tokenizer, and the reference's prompts where they are at hand.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-
 use super::*;
 use crate::prompt::PromptPart;
-use crate::test_data;
+use crate::tests::golden_data;
 use crate::tokenizer::{Trust, synthetic};
+
+mod reference;
 
 const VL: ChatTemplate = ChatTemplate {
     variant: Variant::Xc2,
@@ -135,7 +133,7 @@ fn system_texts_are_those_of_the_releases() {
         (VISION_LANGUAGE_SYSTEM.len(), COMPOSITION_SYSTEM.len()),
         (564, 415)
     );
-    let Some(model) = test_data::read("tokenizer/tokenizer.model") else {
+    let Some(model) = golden_data::real_tokenizer() else {
         return;
     };
     let tokenizer = Tokenizer::from_model_bytes(&model).unwrap();
@@ -439,135 +437,4 @@ fn prompt_counts_text_and_pictures() {
         prompt.num_tokens(&[1225, 256]),
         prompt.num_text_tokens() + 1225 + 256
     );
-}
-
-#[test]
-fn readme_example_takes_the_positions_the_spec_counts() {
-    let Some(model) = test_data::read("tokenizer/tokenizer.model") else {
-        return;
-    };
-    let tokenizer = Tokenizer::from_model_bytes(&model).unwrap();
-    let messages = [ChatMessage::user(
-        "<ImageHere>Please describe this image in detail.",
-    )];
-    let num_tokens = |bos| {
-        let options = RenderOptions {
-            bos,
-            num_pictures: 1,
-            ..RenderOptions::default()
-        };
-        VL.render(&tokenizer, &messages, &options)
-            .unwrap()
-            .num_tokens(&[1225])
-    };
-    assert_eq!(
-        (num_tokens(BosRule::Once), num_tokens(BosRule::Reference)),
-        (1375, 1376)
-    );
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    cases: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct PromptCase {
-    prompt: String,
-    #[serde(default)]
-    images: Vec<String>,
-    bos: Option<String>,
-}
-
-/// Takes a prompt of the reference apart into the messages it was made from.
-fn messages_of(prompt: &str) -> Vec<ChatMessage> {
-    let turns = prompt
-        .split("[UNUSED_TOKEN_146]")
-        .skip(1)
-        .filter_map(|turn| turn.strip_suffix(CLOSE));
-    let message = |turn: &str| match turn.split_once('\n').unwrap() {
-        ("system", text) => ChatMessage::system(text),
-        ("user", text) => ChatMessage::user(text),
-        ("assistant", text) => ChatMessage::assistant(text),
-        (role, _) => panic!("unknown role {role}"),
-    };
-    turns.map(message).collect()
-}
-
-/// Ids with one -1 for each picture, however many tokens it takes.
-fn ids_of(prompt: &RenderedPrompt) -> Vec<i32> {
-    let ids = prompt.parts.iter().flat_map(|part| match part {
-        PromptPart::Tokens(ids) => ids.iter().map(|&id| id as i32).collect(),
-        PromptPart::Picture { .. } => vec![-1],
-    });
-    ids.collect()
-}
-
-#[test]
-fn prompts_equal_the_reference() {
-    let mut compared = 0;
-    let folders = [
-        (
-            "xc2-vl-tiny",
-            VL,
-            "goldens/xc2-vl-tiny/checkpoint/tokenizer.model",
-        ),
-        (
-            "xc2-comp-tiny",
-            COMPOSITION,
-            "goldens/xc2-comp-tiny/checkpoint/tokenizer.model",
-        ),
-        (
-            "xc2-realvocab-tiny",
-            COMPOSITION,
-            "tokenizer/tokenizer.model",
-        ),
-        (
-            "xc2-4khd-tiny",
-            FOUR_KHD,
-            "goldens/xc2-4khd-tiny/checkpoint/tokenizer.model",
-        ),
-        (
-            "xc2d5-tiny",
-            XC2D5,
-            "goldens/xc2d5-tiny/checkpoint/tokenizer.model",
-        ),
-    ];
-    for (folder, template, model) in folders {
-        let Some(model) = test_data::read(model) else {
-            return;
-        };
-        let Some(manifest) = test_data::read(&format!("goldens/{folder}/manifest.json")) else {
-            return;
-        };
-        let tokenizer = Tokenizer::from_model_bytes(&model).unwrap();
-        let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
-        let tensors =
-            test_data::IntTensors::read(&format!("goldens/{folder}/goldens.safetensors")).unwrap();
-        for (name, case) in manifest.cases {
-            let Some(mut wanted) = tensors.get(&format!("{name}.ids")) else {
-                continue;
-            };
-            let Ok(case) = serde_json::from_value::<PromptCase>(case) else {
-                continue;
-            };
-            wanted.dedup_by(|a, b| *a == -1 && *b == -1);
-            let reference =
-                case.bos.as_deref().is_some_and(|bos| bos != "once") || wanted.starts_with(&[1, 1]);
-            let options = RenderOptions {
-                bos: if reference {
-                    BosRule::Reference
-                } else {
-                    BosRule::Once
-                },
-                ..options(wanted.iter().filter(|&&id| id == -1).count())
-            };
-            let prompt = template
-                .render(&tokenizer, &messages_of(&case.prompt), &options)
-                .unwrap();
-            assert_eq!(ids_of(&prompt), wanted, "{folder} {name} {:?}", case.images);
-            compared += 1;
-        }
-    }
-    assert!(compared >= 15, "only {compared} prompts were compared");
 }

@@ -1,16 +1,28 @@
-//! Files that are too large for the repository: the real tokenizer and the reference's golden data. Tests look for
-//! them in `$INKSTONE_SHARED`, or in `shared` beside the workspace, and skip where they are absent.
+//! Numbers of the reference: the golden data under `$INKSTONE_GOLDENS` or `tests/goldens`, and the real tokenizer, which
+//! is too large for the repository: `$INKSTONE_TOKENIZER`, or `shared/tokenizer` beside the workspace. Tests skip what
+//! is absent and say so.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The bytes of a file of the shared data, or `None` after saying that the test skips it.
-#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// The bytes of a file of the golden data.
 pub(crate) fn read(path: &str) -> Option<Vec<u8>> {
-    let root = std::env::var_os("INKSTONE_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
-        PathBuf::from,
+    let root = std::env::var_os("INKSTONE_GOLDENS").map_or_else(
+        || Path::new(WORKSPACE).join("tests/goldens"),
+        |root| Path::new(WORKSPACE).join(root),
     );
-    let file = root.join(path);
+    read_or_say(root.join(path))
+}
+
+/// The bytes of the real `tokenizer.model`.
+pub(crate) fn real_tokenizer() -> Option<Vec<u8>> {
+    let beside = || Path::new(WORKSPACE).join("../shared/tokenizer/tokenizer.model");
+    read_or_say(std::env::var_os("INKSTONE_TOKENIZER").map_or_else(beside, PathBuf::from))
+}
+
+#[expect(clippy::print_stderr, reason = "a test that skips must say so")]
+fn read_or_say(file: PathBuf) -> Option<Vec<u8>> {
     let bytes = std::fs::read(&file).ok();
     if bytes.is_none() {
         eprintln!("skipped: {} is absent", file.display());
