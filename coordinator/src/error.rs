@@ -112,8 +112,11 @@ impl RequestError {
                 retry_after: wanted.unwrap_or(retry_after),
             },
             WorkerError::DeadlineExceeded => Self::DeadlineExceeded,
+            WorkerError::FeaturesMissing => Self::VisionUnavailable {
+                message: error.to_string(),
+                retry_after,
+            },
             WorkerError::Unavailable(_)
-            | WorkerError::FeaturesMissing
             | WorkerError::EpochMismatch
             | WorkerError::OtherModel { .. } => Self::LanguageUnavailable {
                 message: error.to_string(),

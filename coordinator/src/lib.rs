@@ -15,3 +15,6 @@ mod worker_client;
 
 pub use app::{Ready, serve};
 pub use config::{Config, ConfigError, Limits, Timeouts};
+
+#[cfg(test)]
+mod tests;

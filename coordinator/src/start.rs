@@ -30,8 +30,8 @@ pub(crate) async fn learn_model(
     tracing::info!(
         model = model.description.name,
         variant = %model.description.variant,
-        model.max_prompt_tokens,
-        model.max_sequence_tokens,
+        max_prompt_tokens = model.max_prompt_tokens,
+        max_sequence_tokens = model.max_sequence_tokens,
         "model learnt"
     );
     let mut vision = Waiting::new("vision worker");

@@ -52,8 +52,8 @@ pub(crate) enum Event {
     Rendered(ReadyPrompt),
     /// A language group took it on.
     Accepted,
-    /// The group could not get the features of a picture.
-    FeaturesMissing,
+    /// The group could not get the features of a picture; the error is for when they cannot be put again.
+    FeaturesMissing(RequestError),
     /// The group sent something.
     Generation(GenerationEvent),
     /// The client went away.
@@ -112,7 +112,7 @@ impl Lifecycle {
             Event::ClientGone | Event::Failed(_) => (self, vec![]),
             Event::Rendered(prompt) => self.rendered(prompt),
             Event::Accepted => self.accepted(model),
-            Event::FeaturesMissing => self.features_missing(),
+            Event::FeaturesMissing(error) => self.features_missing(error),
             Event::Generation(event) => self.generation(event),
         }
     }
@@ -158,7 +158,7 @@ impl Lifecycle {
         }
     }
 
-    fn features_missing(self) -> Step {
+    fn features_missing(self, error: RequestError) -> Step {
         match self {
             Self::Rendered {
                 answer, attempt, ..
@@ -172,11 +172,7 @@ impl Lifecycle {
                 };
                 (Self::Admitted { answer, attempt }, vec![Effect::Render])
             }
-            Self::Admitted { .. } | Self::Rendered { .. } | Self::Running { .. } => {
-                fail(RequestError::Internal(
-                    "features of a picture went missing again after it was put again".into(),
-                ))
-            }
+            Self::Admitted { .. } | Self::Rendered { .. } | Self::Running { .. } => fail(error),
             Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => (self, vec![]),
         }
     }
@@ -273,3 +269,6 @@ fn delta(growth: Growth) -> Option<Effect> {
     let empty = text.is_empty() && token_ids.is_empty();
     (!empty).then_some(Effect::Emit(ChatEvent::Delta { text, token_ids }))
 }
+
+#[cfg(test)]
+mod tests;

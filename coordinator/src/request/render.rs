@@ -130,3 +130,6 @@ fn refusal(error: &RenderError, num_messages: usize) -> RequestError {
     };
     RequestError::invalid(path, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

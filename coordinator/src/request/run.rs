@@ -8,7 +8,7 @@ use inkstone_cluster::Epoch;
 use tokio::time::sleep_until;
 
 use super::{
-    ChatEvent, ChatRequest,
+    ChatEvent, ChatRequest, PromptSize,
     detokenise::Answer,
     dispatcher::Dispatcher,
     event_queue::EventSender,
@@ -130,8 +130,11 @@ impl Run {
         match effect {
             Effect::Render => self.work = Work::Rendering(self.render().boxed()),
             Effect::Generate(prompt) => {
-                let size = prompt.size;
-                tracing::info!(size.prompt_tokens, size.picture_tokens, "prompt rendered");
+                let PromptSize {
+                    prompt_tokens,
+                    picture_tokens,
+                } = prompt.size;
+                tracing::info!(prompt_tokens, picture_tokens, "prompt rendered");
                 self.work = Work::Opening(self.generate(prompt).boxed());
             }
             Effect::Emit(event) => self.emit(event),
@@ -196,8 +199,10 @@ impl Work {
     /// What comes of the work next. May be dropped and called again.
     async fn next(&mut self, retry_after: std::time::Duration) -> Event {
         let failed = |error| match error {
-            WorkerError::FeaturesMissing => Event::FeaturesMissing,
-            error => Event::Failed(RequestError::from_language(error, retry_after)),
+            WorkerError::FeaturesMissing => {
+                Event::FeaturesMissing(RequestError::from_language(error, retry_after))
+            }
+            _ => Event::Failed(RequestError::from_language(error, retry_after)),
         };
         match self {
             Self::Nothing => std::future::pending().await,

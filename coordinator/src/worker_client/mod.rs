@@ -1,6 +1,8 @@
 //! How the coordinator speaks to workers: what it asks of them in words of its own, and the seam behind which the gRPC
 //! version and the tests' fake stand.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod grpc;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

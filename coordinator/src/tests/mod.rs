@@ -1,0 +1,249 @@
+//! The whole coordinator over a fake cluster, spoken to by gRPC over loopback. A module for each promise.
+
+mod ending;
+mod pictures;
+mod refusals;
+mod services;
+mod streaming;
+mod workers;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use inkstone_proto::v1::{
+    self as wire, chat_response::Event, chat_service_client::ChatServiceClient,
+};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use crate::{
+    app::{Ready, serve_with},
+    config::Config,
+    worker_client::{Connector, fake::FakeCluster},
+};
+
+/// Longer than anything takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running coordinator.
+struct Coordinator {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    serving: JoinHandle<anyhow::Result<()>>,
+    ready: Option<oneshot::Receiver<Ready>>,
+}
+
+impl Coordinator {
+    /// Starts one over a fake cluster and waits until it takes requests.
+    async fn over(cluster: &FakeCluster) -> Self {
+        Self::with(cluster, |_| {}).await
+    }
+
+    /// The same with other settings.
+    async fn with(cluster: &FakeCluster, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::for_members(cluster.members());
+        change(&mut config);
+        let mut coordinator = Self::starting(config, Arc::new(cluster.clone())).await;
+        coordinator.ready().await;
+        coordinator
+    }
+
+    /// Starts one and does not wait.
+    async fn starting(config: Config, connector: Arc<dyn Connector>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let (sender, receiver) = oneshot::channel();
+        let serving = serve_with(config, connector, listener, shutdown.clone(), sender);
+        Self {
+            address,
+            shutdown,
+            serving: tokio::spawn(serving),
+            ready: Some(receiver),
+        }
+    }
+
+    async fn ready(&mut self) -> Ready {
+        let ready = self.ready.take().expect("asked once");
+        let ready = timeout(PATIENCE, ready).await.expect("ready in time");
+        ready.expect("the coordinator runs")
+    }
+
+    /// Stops it and gives what it returned.
+    async fn stop(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.stopped().await
+    }
+
+    /// Waits for it to stop by itself.
+    async fn stopped(self) -> anyhow::Result<()> {
+        let ended = timeout(PATIENCE, self.serving).await;
+        ended.expect("stops in time").expect("does not panic")
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap()
+    }
+
+    async fn channel(&self) -> Channel {
+        self.endpoint().connect().await.unwrap()
+    }
+
+    async fn chat(
+        &self,
+        request: impl tonic::IntoRequest<wire::ChatRequest>,
+    ) -> Result<Streaming<wire::ChatResponse>, Status> {
+        let mut client = ChatServiceClient::new(self.channel().await)
+            .max_encoding_message_size(256 * 1024 * 1024);
+        let answer = timeout(PATIENCE, client.chat(request)).await;
+        Ok(answer.expect("an answer in time")?.into_inner())
+    }
+
+    /// The status of a request that is refused before its first event.
+    async fn refusal(&self, request: wire::ChatRequest) -> Status {
+        match self.chat(request).await {
+            Ok(_) => panic!("the request was taken on"),
+            Err(status) => status,
+        }
+    }
+}
+
+/// A request with one message of text.
+fn question(text: &str) -> wire::ChatRequest {
+    conversation(vec![message(wire::Role::User, vec![text_part(text)])])
+}
+
+fn conversation(messages: Vec<wire::Message>) -> wire::ChatRequest {
+    wire::ChatRequest {
+        messages,
+        ..Default::default()
+    }
+}
+
+fn message(role: wire::Role, parts: Vec<wire::ContentPart>) -> wire::Message {
+    wire::Message {
+        role: role.into(),
+        parts,
+    }
+}
+
+fn text_part(text: &str) -> wire::ContentPart {
+    use wire::content_part::Content;
+    wire::ContentPart {
+        content: Some(Content::Text(text.into())),
+    }
+}
+
+fn picture_part(data: &[u8]) -> wire::ContentPart {
+    use wire::content_part::Content;
+    let data = bytes::Bytes::copy_from_slice(data);
+    wire::ContentPart {
+        content: Some(Content::Picture(wire::Picture {
+            source: Some(wire::picture::Source::Data(data)),
+        })),
+    }
+}
+
+/// A call with a deadline.
+fn with_deadline(request: wire::ChatRequest, left: Duration) -> Request<wire::ChatRequest> {
+    let mut request = Request::new(request);
+    request.set_timeout(left);
+    request
+}
+
+/// The next event, with the numbering checked.
+async fn next(
+    answer: &mut Streaming<wire::ChatResponse>,
+    seq: u64,
+) -> Result<Option<Event>, Status> {
+    let response = timeout(PATIENCE, answer.message()).await;
+    let response = response.expect("an event in time")?;
+    Ok(response.map(|response| {
+        assert_eq!(response.seq, seq);
+        response.event.expect("every response has an event")
+    }))
+}
+
+/// A whole answer, its order checked: one Started, any number of Deltas, one Finished or an error.
+struct Answer {
+    started: wire::Started,
+    deltas: Vec<wire::Delta>,
+    end: Result<wire::Finished, Status>,
+}
+
+impl Answer {
+    async fn read(mut answer: Streaming<wire::ChatResponse>) -> Self {
+        let Some(Event::Started(started)) = next(&mut answer, 0).await.unwrap() else {
+            panic!("the first event is Started");
+        };
+        let mut deltas = vec![];
+        let end = loop {
+            match next(&mut answer, 1 + deltas.len() as u64).await {
+                Ok(Some(Event::Delta(delta))) => deltas.push(delta),
+                Ok(Some(Event::Finished(finished))) => break Ok(finished),
+                Err(status) => break Err(status),
+                Ok(other) => panic!("{other:?} after {} deltas", deltas.len()),
+            }
+        };
+        if end.is_ok() {
+            assert_eq!(answer.message().await.unwrap(), None);
+        }
+        Self {
+            started,
+            deltas,
+            end,
+        }
+    }
+
+    fn text(&self) -> String {
+        self.deltas
+            .iter()
+            .map(|delta| delta.text.as_str())
+            .collect()
+    }
+
+    fn token_ids(&self) -> Vec<u32> {
+        let deltas = self.deltas.iter();
+        deltas.flat_map(|delta| delta.token_ids.clone()).collect()
+    }
+
+    fn finished(&self) -> &wire::Finished {
+        self.end.as_ref().expect("the answer is complete")
+    }
+}
+
+/// Waits until this holds.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let watch = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, watch).await.expect(what);
+}
+
+/// Checks code and reason of an error, and that its details say where it comes from.
+#[track_caller]
+fn check_error(status: &Status, code: Code, reason: &str) {
+    assert_eq!(status.code(), code, "{status:?}");
+    let info = status.get_details_error_info().expect("ErrorInfo");
+    assert_eq!(info.reason, reason, "{status:?}");
+    assert_eq!(info.domain, "inkstone");
+}
+
+/// Checks that an error names these fields, and no other.
+#[track_caller]
+fn check_fields(status: &Status, paths: &[&str]) {
+    check_error(status, Code::InvalidArgument, "INVALID_REQUEST");
+    assert_eq!(field_paths(status), paths);
+}
+
+fn field_paths(status: &Status) -> Vec<String> {
+    let bad_request = status.get_details_bad_request().expect("BadRequest");
+    let violations = bad_request.field_violations.into_iter();
+    violations.map(|violation| violation.field).collect()
+}

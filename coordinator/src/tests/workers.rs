@@ -1,0 +1,373 @@
+//! The gRPC clients of the workers, against services that put the fakes behind real gRPC.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use futures::{StreamExt, stream::BoxStream};
+use inkstone_cluster::{GroupId, LanguageGroup, Members};
+use inkstone_proto::worker::v1::{
+    self as worker_wire,
+    language_service_server::{LanguageService, LanguageServiceServer},
+    vision_service_server::{VisionService, VisionServiceServer},
+};
+use tokio::runtime::Runtime;
+use tonic::{
+    Response,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_types::ErrorDetails;
+
+use super::*;
+use crate::{
+    app,
+    worker_client::{
+        EndReason, Generation, GenerationEvent, LanguageClient, PictureDigest, PictureUpload,
+        PlacedPicture, PromptPiece, Sampling, VisionClient, WorkerError,
+        fake::{self, CORRUPT, Step},
+    },
+};
+
+/// A process with workers in it: a runtime of its own, so that killing it breaks its connections.
+struct WorkerProcess {
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl WorkerProcess {
+    async fn start(cluster: &FakeCluster, uploads: &Uploads, address: &str) -> Self {
+        let listener = loop {
+            // The port of a process that was killed is free a moment later.
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let language = LanguageServiceServer::new(Language(cluster.clone()));
+        let vision = VisionServiceServer::new(Vision(cluster.clone(), uploads.clone()));
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let server = Server::builder().add_service(language).add_service(vision);
+            let incoming = TcpIncoming::from(listener);
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        Self {
+            address,
+            runtime: Some(runtime),
+        }
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Sizes of the pieces in which pictures came, by picture.
+type Uploads = Arc<Mutex<HashMap<bytes::Bytes, Vec<usize>>>>;
+
+struct Language(FakeCluster);
+
+struct Vision(FakeCluster, Uploads);
+
+#[tonic::async_trait]
+impl LanguageService for Language {
+    async fn describe_language(
+        &self,
+        _: Request<worker_wire::DescribeLanguageRequest>,
+    ) -> Result<Response<worker_wire::DescribeLanguageResponse>, Status> {
+        let description = self.0.group().describe().await.map_err(status)?;
+        Ok(Response::new(worker_wire::DescribeLanguageResponse {
+            description_json: description.model.to_json(),
+            tokenizer_model: description.tokenizer_model,
+            added_tokens: description.added_tokens.into_iter().collect(),
+            world_size: 1,
+            epoch: description.epoch.0,
+            max_sequence_tokens: description.max_sequence_tokens as u32,
+        }))
+    }
+
+    type GenerateStream = BoxStream<'static, Result<worker_wire::GenerateResponse, Status>>;
+
+    async fn generate(
+        &self,
+        call: Request<worker_wire::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let generation = generation(call.into_inner());
+        let events = self.0.group().generate(generation).await.map_err(status)?;
+        let answers = events.map(|event| Ok(response(event.map_err(status)?)));
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl VisionService for Vision {
+    async fn describe_vision(
+        &self,
+        _: Request<worker_wire::DescribeVisionRequest>,
+    ) -> Result<Response<worker_wire::DescribeVisionResponse>, Status> {
+        let model = self.0.vision_workers[0].describe().await.map_err(status)?;
+        let description_json = model.to_json();
+        Ok(Response::new(worker_wire::DescribeVisionResponse {
+            description_json,
+        }))
+    }
+
+    async fn put_picture(
+        &self,
+        call: Request<Streaming<worker_wire::PutPictureRequest>>,
+    ) -> Result<Response<worker_wire::PutPictureResponse>, Status> {
+        use worker_wire::put_picture_request::Part;
+        let mut pieces = call.into_inner();
+        let Some(Part::Header(header)) = pieces.message().await?.unwrap().part else {
+            return Err(Status::invalid_argument("the first piece is the header"));
+        };
+        let mut data = vec![];
+        let mut sizes = vec![];
+        while let Some(piece) = pieces.message().await? {
+            let Some(Part::Chunk(chunk)) = piece.part else {
+                return Err(Status::invalid_argument("chunks follow the header"));
+            };
+            sizes.push(chunk.len());
+            data.extend_from_slice(&chunk);
+        }
+        assert_eq!(data.len() as u64, header.num_bytes);
+        let data = bytes::Bytes::from(data);
+        self.1.lock().unwrap().insert(data.clone(), sizes);
+        let upload = PictureUpload {
+            data,
+            hd_num: header.hd_num,
+            deadline: None,
+        };
+        let placed = self.0.vision_workers[0].put_picture(upload).await;
+        let placed = placed.map_err(status)?;
+        Ok(Response::new(worker_wire::PutPictureResponse {
+            digest: placed.digest.0,
+            num_tokens: placed.num_tokens,
+            width: 1,
+            height: 1,
+        }))
+    }
+
+    type GetFeaturesStream = BoxStream<'static, Result<worker_wire::GetFeaturesResponse, Status>>;
+
+    async fn get_features(
+        &self,
+        _: Request<worker_wire::GetFeaturesRequest>,
+    ) -> Result<Response<Self::GetFeaturesStream>, Status> {
+        Err(Status::unimplemented(
+            "leaders ask for features, not the coordinator",
+        ))
+    }
+}
+
+/// Statuses as workers make them.
+fn status(error: WorkerError) -> Status {
+    let precondition = |reason: &str| {
+        let details = ErrorDetails::with_error_info(reason, "inkstone", HashMap::new());
+        Status::with_error_details(Code::FailedPrecondition, "not now", details)
+    };
+    match error {
+        WorkerError::FeaturesMissing => precondition("FEATURES_MISSING"),
+        WorkerError::EpochMismatch => precondition("EPOCH_MISMATCH"),
+        WorkerError::Refused(reason) => Status::invalid_argument(reason),
+        WorkerError::Busy {
+            message,
+            retry_after,
+        } => {
+            let details = ErrorDetails::with_retry_info(retry_after);
+            Status::with_error_details(Code::ResourceExhausted, message, details)
+        }
+        other => Status::unavailable(other.to_string()),
+    }
+}
+
+/// The request as the fake takes it: its pictures are those of the fake worker, wherever that one listens.
+fn generation(wire: worker_wire::GenerateRequest) -> Generation {
+    use worker_wire::prompt_part::Part;
+    let parts = wire.prompt.into_iter();
+    let prompt = parts.map(|part| match part.part.unwrap() {
+        Part::Tokens(span) => PromptPiece::Tokens(span.ids),
+        Part::Picture(picture) => PromptPiece::Picture(PlacedPicture {
+            digest: PictureDigest(picture.digest),
+            num_tokens: picture.num_tokens,
+            worker: "vision-0:7000".parse().unwrap(),
+        }),
+    });
+    let sampling = wire.sampling.unwrap();
+    Generation {
+        request_id: wire.request_id,
+        epoch: inkstone_cluster::Epoch(wire.epoch),
+        prompt: prompt.collect(),
+        sampling: Sampling {
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            repetition_penalty: sampling.repetition_penalty,
+            seed: sampling.seed,
+        },
+        max_new_tokens: wire.max_new_tokens,
+        stop_token_ids: wire.stop_token_ids,
+        deadline: None,
+    }
+}
+
+fn response(event: GenerationEvent) -> worker_wire::GenerateResponse {
+    use worker_wire::generate_response::Event;
+    let event = match event {
+        GenerationEvent::Tokens { first_index, ids } => {
+            Event::Tokens(worker_wire::Tokens { first_index, ids })
+        }
+        GenerationEvent::Ended(reason) => Event::Ended(worker_wire::Ended {
+            reason: match reason {
+                EndReason::Stop => worker_wire::EndReason::Stop.into(),
+                EndReason::Length => worker_wire::EndReason::Length.into(),
+            },
+        }),
+    };
+    worker_wire::GenerateResponse { event: Some(event) }
+}
+
+/// A coordinator as the command line starts it, over the workers of two processes.
+async fn coordinator(language: &WorkerProcess, vision: &WorkerProcess) -> Coordinator {
+    let config = Config::for_members(Members {
+        language_groups: vec![LanguageGroup {
+            id: GroupId::new("0"),
+            leader: language.address.to_string().parse().unwrap(),
+        }],
+        vision_workers: vec![vision.address.to_string().parse().unwrap()],
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let (sender, receiver) = oneshot::channel();
+    let serving = tokio::spawn(app::serve(config, listener, shutdown.clone(), sender));
+    let mut coordinator = Coordinator {
+        address,
+        shutdown,
+        serving,
+        ready: Some(receiver),
+    };
+    coordinator.ready().await;
+    coordinator
+}
+
+struct Cluster {
+    fakes: FakeCluster,
+    uploads: Uploads,
+    language: WorkerProcess,
+    vision: WorkerProcess,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let fakes = FakeCluster::new(1, 1);
+        let uploads = Uploads::default();
+        Self {
+            language: WorkerProcess::start(&fakes, &uploads, "127.0.0.1:0").await,
+            vision: WorkerProcess::start(&fakes, &uploads, "127.0.0.1:0").await,
+            fakes,
+            uploads,
+        }
+    }
+}
+
+fn about_picture(data: &[u8]) -> wire::ChatRequest {
+    let parts = vec![picture_part(data), text_part("what is this?")];
+    conversation(vec![message(wire::Role::User, parts)])
+}
+
+#[tokio::test]
+async fn a_picture_travels_in_chunks_and_the_answer_comes_back() {
+    let cluster = Cluster::start().await;
+    let coordinator = coordinator(&cluster.language, &cluster.vision).await;
+    let data: Vec<u8> = (0..600 * 1024).map(|index| (index % 251) as u8).collect();
+    let answer = coordinator.chat(about_picture(&data)).await.unwrap();
+    let answer = Answer::read(answer).await;
+    assert_eq!(answer.text(), "hello");
+    assert_eq!(answer.started.picture_tokens, fake::PICTURE_TOKENS);
+    let sizes = cluster.uploads.lock().unwrap()[data.as_slice()].clone();
+    assert_eq!(sizes, [256 * 1024, 256 * 1024, 88 * 1024]);
+    coordinator.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn reasons_of_workers_survive_the_wire() {
+    let cluster = Cluster::start().await;
+    let coordinator = coordinator(&cluster.language, &cluster.vision).await;
+    let status = coordinator.refusal(about_picture(CORRUPT)).await;
+    check_error(&status, Code::InvalidArgument, "PICTURE_REFUSED");
+    assert_eq!(field_paths(&status), ["messages[0].parts[0].picture"]);
+    assert!(
+        status.message().contains("unexpected end of file"),
+        "{status:?}"
+    );
+
+    let group = cluster.fakes.group();
+    group.script(fake::Script::Refuse(WorkerError::FeaturesMissing));
+    let answer = coordinator.chat(about_picture(b"fine")).await.unwrap();
+    assert_eq!(Answer::read(answer).await.text(), "hello");
+
+    group.restart();
+    let answer = coordinator.chat(question("hi")).await.unwrap();
+    assert_eq!(Answer::read(answer).await.text(), "hello");
+
+    group.script(fake::Script::Refuse(WorkerError::Busy {
+        message: "full".into(),
+        retry_after: Some(Duration::from_secs(3)),
+    }));
+    let status = coordinator.refusal(question("hi")).await;
+    check_error(&status, Code::ResourceExhausted, "CLUSTER_FULL");
+    let retry = status.get_details_retry_info().unwrap();
+    assert_eq!(retry.retry_delay, Some(Duration::from_secs(3)));
+}
+
+#[tokio::test]
+async fn going_away_ends_the_call_to_the_leader() {
+    let cluster = Cluster::start().await;
+    let coordinator = coordinator(&cluster.language, &cluster.vision).await;
+    let pause = Duration::from_millis(5);
+    cluster
+        .fakes
+        .group()
+        .play([Step::Repeat("word ".into(), pause)]);
+    let mut answer = coordinator.chat(question("hi")).await.unwrap();
+    for seq in 0..3 {
+        next(&mut answer, seq).await.unwrap().unwrap();
+    }
+    assert_eq!(cluster.fakes.group().num_running(), 1);
+    drop(answer);
+    let group = cluster.fakes.group();
+    eventually("the leader's sequence ends", || group.num_running() == 0).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_was_killed_is_unavailable_until_it_is_back() {
+    let mut cluster = Cluster::start().await;
+    let coordinator = coordinator(&cluster.language, &cluster.vision).await;
+    let pause = Duration::from_millis(5);
+    cluster
+        .fakes
+        .group()
+        .play([Step::Repeat("word ".into(), pause)]);
+    let answer = coordinator.chat(question("hi")).await.unwrap();
+    let answer = tokio::spawn(Answer::read(answer));
+    eventually("it runs", || cluster.fakes.group().num_running() == 1).await;
+    let address = cluster.language.address.to_string();
+    drop(cluster.language);
+    let answer = timeout(PATIENCE, answer).await.expect("it ends").unwrap();
+    let status = answer.end.unwrap_err();
+    check_error(&status, Code::Unavailable, "LANGUAGE_UNAVAILABLE");
+    let status = coordinator.refusal(question("hi")).await;
+    check_error(&status, Code::Unavailable, "LANGUAGE_UNAVAILABLE");
+
+    cluster.fakes.group().restart();
+    cluster.language = WorkerProcess::start(&cluster.fakes, &cluster.uploads, &address).await;
+    let answer = coordinator.chat(question("hi")).await.unwrap();
+    assert_eq!(Answer::read(answer).await.text(), "hello");
+}
