@@ -1,42 +1,33 @@
 //! Starts a language group: loads the ranks' shards, joins them, runs the leader's loop and serves it.
 
-use std::{
-    cell::Cell,
-    collections::HashMap,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use inkstone_engine::{BLOCK_TOKENS, EngineLimits};
-use inkstone_interface::{description::ModelDescription, tokenizer::ADDED_TOKENS_FILE};
+use inkstone_interface::description::ModelDescription;
 use inkstone_model::{
     checkpoint::{Checkpoint, Shard},
     collectives::{Collective, LocalCollective, SingleCollective},
-    device::Device,
     internlm2::LanguageModel,
-    load_options::LoadOptions,
 };
 use inkstone_proto::worker::v1::{
-    DescribeLanguageResponse, RankHello, Welcome, language_service_server::LanguageServiceServer,
+    DescribeLanguageResponse, Welcome, language_service_server::LanguageServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
 
 use crate::{
-    config::{LanguageConfig, ModelSettings, RankConfig, RankPlacement},
+    config::{LanguageConfig, RankPlacement},
     executor::{DeviceExecutor, PeerRank, local_ranks},
     group::{
-        join::{Deadlines, GroupTerms, JoinDesk, Joined, lead_collective},
+        join::{Deadlines, GroupTerms, JoinDesk, lead_collective},
         leader::{GroupStatus, Leader, LeaderHandle},
         rank::RankRunner,
     },
-    progress::{LoadProgress, ProgressSink},
+    loading::{dtype_name, fingerprint, load_rank, open_checkpoint, read_added_tokens},
+    progress::ProgressSink,
     service::language::{LanguageServer, Serving},
 };
 
@@ -99,107 +90,6 @@ pub async fn serve_language(
     let _ = serving.await;
     tokio::task::spawn_blocking(|| started.leader.stop()).await?;
     outcome
-}
-
-/// Runs one rank other than 0 until its leader is done with it.
-pub async fn run_rank(
-    config: RankConfig,
-    shutdown: CancellationToken,
-    progress: ProgressSink,
-) -> anyhow::Result<()> {
-    let checkpoint = open_checkpoint(&config.model).await?;
-    let hello = RankHello {
-        rank: u32::try_from(config.rank)?,
-        world_size: u32::try_from(config.world_size)?,
-        checkpoint_fingerprint: fingerprint(&checkpoint).to_vec().into(),
-        dtype: dtype_name(&config.model),
-    };
-    let shard = Shard {
-        rank: config.rank,
-        world_size: config.world_size,
-    };
-    let settings = config.model.clone();
-    let model =
-        tokio::task::spawn_blocking(move || load_rank(&checkpoint, &settings, shard, &progress))
-            .await??;
-    let deadlines = Deadlines {
-        join: config.join_deadline,
-        step: config.step_deadline,
-    };
-    tokio::select! {
-        result = follow_leader(&config, hello, model, deadlines) => result,
-        () = shutdown.cancelled() => Ok(()),
-    }
-}
-
-async fn follow_leader(
-    config: &RankConfig,
-    hello: RankHello,
-    model: Arc<LanguageModel>,
-    deadlines: Deadlines,
-) -> anyhow::Result<()> {
-    let channel = connect(&config.leader, config.join_deadline).await?;
-    let mut joined = Joined::say_hello(channel, hello, config.join_deadline)
-        .await
-        .map_err(|status| {
-            anyhow::anyhow!(
-                "the leader at {} refused: {}",
-                config.leader,
-                status.message()
-            )
-        })?;
-    let collective = joined
-        .enter_collective(config.rank, config.world_size, deadlines)
-        .await
-        .map_err(anyhow::Error::msg)?;
-    tracing::info!(
-        rank = config.rank,
-        epoch = joined.welcome.epoch,
-        "joined the group"
-    );
-    let num_blocks = joined.welcome.num_kv_blocks as usize;
-    let mut runner = RankRunner::new(model, num_blocks, Arc::new(collective));
-    let (commands, receiver) = std::sync::mpsc::sync_channel(16);
-    let running = thread::Builder::new()
-        .name(format!("rank-{}", config.rank))
-        .spawn(move || {
-            receiver
-                .into_iter()
-                .try_for_each(|command| runner.follow(command))
-        })?;
-    let lost = loop {
-        match joined.next_command().await {
-            Ok(Some(command)) => {
-                // Steps go in lock-step with the collective, so this waits for one step at most.
-                let commands = commands.clone();
-                if tokio::task::spawn_blocking(move || commands.send(command))
-                    .await?
-                    .is_err()
-                {
-                    break None;
-                }
-            }
-            Ok(None) => break Some("the leader closed the group".to_owned()),
-            Err(reason) => break Some(reason),
-        }
-    };
-    drop(commands);
-    match tokio::task::spawn_blocking(move || running.join()).await? {
-        Ok(Ok(())) => bail!(lost.unwrap_or_else(|| "the rank stopped".to_owned())),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => bail!("the rank's thread panicked"),
-    }
-}
-
-/// The checkpoint's `added_tokens.json`: names of ids; most checkpoints have none.
-async fn read_added_tokens(model_dir: &Path) -> anyhow::Result<HashMap<String, u32>> {
-    let file = model_dir.join(ADDED_TOKENS_FILE);
-    match tokio::fs::read(&file).await {
-        Ok(json) => serde_json::from_slice(&json)
-            .with_context(|| format!("{} cannot be read", file.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashMap::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
-    }
 }
 
 struct Started {
@@ -345,39 +235,6 @@ async fn join_processes(
     Ok((Arc::new(collective), peers))
 }
 
-fn load_rank(
-    checkpoint: &Checkpoint,
-    settings: &ModelSettings,
-    shard: Shard,
-    progress: &ProgressSink,
-) -> anyhow::Result<Arc<LanguageModel>> {
-    let started = Instant::now();
-    let options = LoadOptions {
-        dtype: settings.dtype,
-        device: Device::cpu(settings.threads),
-    };
-    let part = format!("rank {}", shard.rank);
-    let bytes_read = Cell::new(0);
-    let report = |at: inkstone_model::checkpoint::LoadProgress<'_>| {
-        bytes_read.set(at.bytes_done);
-        progress(LoadProgress {
-            part: part.clone(),
-            bytes_done: at.bytes_done,
-            bytes_total: at.bytes_total,
-        });
-    };
-    let model = LanguageModel::load(checkpoint, shard, &options, &report)?;
-    tracing::info!(
-        rank = shard.rank,
-        world_size = shard.world_size,
-        bytes_read = bytes_read.get(),
-        checkpoint_bytes = checkpoint.description().weight_bytes,
-        seconds = started.elapsed().as_secs_f64(),
-        "loaded the rank's shard"
-    );
-    Ok(Arc::new(model))
-}
-
 /// Positions that fit the memory: a quarter of what is free, at most [`KV_PROMPTS`] of the longest prompts.
 pub fn default_kv_tokens(
     description: &ModelDescription,
@@ -420,29 +277,6 @@ fn available_memory() -> u64 {
     kilobytes.map_or(4 << 30, |kilobytes| kilobytes * 1024)
 }
 
-pub(crate) async fn open_checkpoint(settings: &ModelSettings) -> anyhow::Result<Arc<Checkpoint>> {
-    let dir = settings.model_dir.clone();
-    let open = move || Checkpoint::open(Path::new(&dir)).map(Arc::new);
-    Ok(tokio::task::spawn_blocking(open).await??)
-}
-
-/// All ranks of a group must hold the same model: its config and the names, shapes and types of its tensors.
-fn fingerprint(checkpoint: &Checkpoint) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(checkpoint.description().to_json().as_bytes());
-    for tensor in checkpoint.tensors() {
-        hasher
-            .update(format!("{} {:?} {:?}\n", tensor.name, tensor.shape, tensor.stored).as_bytes());
-    }
-    *hasher.finalize().as_bytes()
-}
-
-fn dtype_name(settings: &ModelSettings) -> String {
-    settings
-        .dtype
-        .map_or_else(|| "as stored".to_owned(), |dtype| format!("{dtype:?}"))
-}
-
 /// A number that grows from one life of a group to the next: milliseconds since 1970.
 fn new_epoch() -> u64 {
     std::time::SystemTime::now()
@@ -450,23 +284,6 @@ fn new_epoch() -> u64 {
         .map_or(1, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         })
-}
-
-async fn connect(address: &str, deadline: Duration) -> anyhow::Result<Channel> {
-    let endpoint = Channel::from_shared(address.to_owned())
-        .with_context(|| format!("{address} is not an address; wanted http://host:port"))?
-        .connect_timeout(Duration::from_secs(5));
-    let started = Instant::now();
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return Ok(channel),
-            Err(error) if started.elapsed() > deadline => {
-                return Err(error)
-                    .with_context(|| format!("no leader at {address} within {deadline:?}"));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
 }
 
 async fn broken(handle: &LeaderHandle) -> String {

@@ -1,13 +1,15 @@
 //! What runs a model: the step loop of a language group, the ranks that execute its plans, and the vision worker.
 //!
-//! `language` and `picture_encoder` start the two kinds of process; `group/leader.rs` is the loop that everything else serves.
+//! `language`, `rank_process` and `picture_encoder` start the kinds of process; `group/leader.rs` is the loop that everything else serves.
 
 pub mod config;
 pub mod executor;
 mod feature_fetcher;
 pub mod group;
 pub mod language;
+mod loading;
 pub mod picture_encoder;
 pub mod progress;
+pub mod rank_process;
 pub mod service;
 pub mod vision;

@@ -18,7 +18,7 @@ use tonic::transport::Server;
 
 use crate::{
     config::VisionConfig,
-    language::open_checkpoint,
+    loading::open_checkpoint,
     progress::{LoadProgress, ProgressSink},
     service::vision::VisionServer,
     vision::{Encode, Encoder, FeatureCache, VisionWorker},

@@ -6,8 +6,9 @@ use anyhow::{Context, bail, ensure};
 use inkstone_cluster::NodeAddress;
 use inkstone_worker::{
     config::{RankConfig, RankPlacement},
-    language::{run_rank, serve_language},
+    language::serve_language,
     picture_encoder::serve_vision,
+    rank_process::run_rank,
 };
 use tokio::net::TcpListener;
 

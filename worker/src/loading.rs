@@ -1,0 +1,85 @@
+//! Checkpoints into memory: what the processes of a language group and the vision worker do alike.
+
+use std::{cell::Cell, collections::HashMap, path::Path, sync::Arc, time::Instant};
+
+use anyhow::Context;
+use inkstone_interface::tokenizer::ADDED_TOKENS_FILE;
+use inkstone_model::{
+    checkpoint::{Checkpoint, Shard},
+    device::Device,
+    internlm2::LanguageModel,
+    load_options::LoadOptions,
+};
+
+use crate::{
+    config::ModelSettings,
+    progress::{LoadProgress, ProgressSink},
+};
+
+/// Loads a rank's shard.
+pub(crate) fn load_rank(
+    checkpoint: &Checkpoint,
+    settings: &ModelSettings,
+    shard: Shard,
+    progress: &ProgressSink,
+) -> anyhow::Result<Arc<LanguageModel>> {
+    let started = Instant::now();
+    let options = LoadOptions {
+        dtype: settings.dtype,
+        device: Device::cpu(settings.threads),
+    };
+    let part = format!("rank {}", shard.rank);
+    let bytes_read = Cell::new(0);
+    let report = |at: inkstone_model::checkpoint::LoadProgress<'_>| {
+        bytes_read.set(at.bytes_done);
+        progress(LoadProgress {
+            part: part.clone(),
+            bytes_done: at.bytes_done,
+            bytes_total: at.bytes_total,
+        });
+    };
+    let model = LanguageModel::load(checkpoint, shard, &options, &report)?;
+    tracing::info!(
+        rank = shard.rank,
+        world_size = shard.world_size,
+        bytes_read = bytes_read.get(),
+        checkpoint_bytes = checkpoint.description().weight_bytes,
+        seconds = started.elapsed().as_secs_f64(),
+        "loaded the rank's shard"
+    );
+    Ok(Arc::new(model))
+}
+
+pub(crate) async fn open_checkpoint(settings: &ModelSettings) -> anyhow::Result<Arc<Checkpoint>> {
+    let dir = settings.model_dir.clone();
+    let open = move || Checkpoint::open(Path::new(&dir)).map(Arc::new);
+    Ok(tokio::task::spawn_blocking(open).await??)
+}
+
+/// The checkpoint's `added_tokens.json`: names of ids; most checkpoints have none.
+pub(crate) async fn read_added_tokens(model_dir: &Path) -> anyhow::Result<HashMap<String, u32>> {
+    let file = model_dir.join(ADDED_TOKENS_FILE);
+    match tokio::fs::read(&file).await {
+        Ok(json) => serde_json::from_slice(&json)
+            .with_context(|| format!("{} cannot be read", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashMap::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
+}
+
+/// All ranks of a group must hold the same model: its config and the names, shapes and types of its tensors.
+pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(checkpoint.description().to_json().as_bytes());
+    for tensor in checkpoint.tensors() {
+        hasher
+            .update(format!("{} {:?} {:?}\n", tensor.name, tensor.shape, tensor.stored).as_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+pub(crate) fn dtype_name(settings: &ModelSettings) -> String {
+    settings
+        .dtype
+        .map_or_else(|| "as stored".to_owned(), |dtype| format!("{dtype:?}"))
+}
