@@ -40,7 +40,7 @@ pub struct Limits {
     pub max_requests: usize,
     /// Requests at once on one connection. 256, so that one client may use the whole coordinator.
     pub max_requests_per_connection: u32,
-    /// Events kept for a reader that lags; past it, deltas are merged. 64: seconds of text at reading speed.
+    /// Events kept apart for a reader that lags; past it, deltas are merged. 64: seconds of text at reading speed.
     pub max_waiting_events: usize,
 }
 

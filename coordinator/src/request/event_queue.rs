@@ -1,5 +1,6 @@
-//! The bounded queue of events between a request's task and the connection that sends them. Deltas are merged when the
-//! reader lags, so the task never waits and the queue never grows past its bound; the task can see that nobody reads.
+//! The queue of events between a request's task and the connection that sends them. The task never waits: when the
+//! reader lags, deltas are merged into large ones, so that what piles up is the bare answer, which is bounded by its
+//! number of tokens. The task can see that nobody reads.
 
 use std::{
     collections::VecDeque,
@@ -15,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::ChatEvent;
 use crate::error::RequestError;
+
+/// Text of a merged delta at most: far below the 4 MiB that clients take in one message unless told otherwise.
+const MAX_MERGED_BYTES: usize = 64 * 1024;
 
 /// Makes a queue that holds this many events before it merges deltas.
 pub(crate) fn event_queue(capacity: usize) -> (EventSender, EventReceiver) {
@@ -76,7 +80,8 @@ impl State {
 }
 
 impl EventSender {
-    /// Adds an event, or merges a delta into the last one when the queue is full. `Finished` closes the queue.
+    /// Adds an event, or merges a delta into the last one when the queue is full and the sum is not too large.
+    /// `Finished` closes the queue.
     pub(crate) fn push(&self, event: ChatEvent) {
         let mut state = self.0.lock();
         let full = state.waiting.len() >= self.0.capacity;
@@ -88,7 +93,7 @@ impl EventSender {
                     text: last_text,
                     token_ids: last_ids,
                 }),
-            ) if full => {
+            ) if full && last_text.len() + text.len() <= MAX_MERGED_BYTES => {
                 last_text.push_str(&text);
                 last_ids.extend(token_ids);
             }
@@ -229,6 +234,23 @@ mod tests {
             events,
             [Ok((0, delta("a"))), Ok((1, merged)), Ok((2, finished()))]
         );
+    }
+
+    #[tokio::test]
+    async fn a_merged_delta_stays_small_enough_for_every_client() {
+        let (sender, receiver) = event_queue(1);
+        let text = "x".repeat(MAX_MERGED_BYTES / 2 - 1);
+        for _ in 0..5 {
+            sender.push(delta(&text));
+        }
+        sender.push(finished());
+        let events: Vec<_> = receiver.collect().await;
+        let sizes = events.iter().map(|event| match event {
+            Ok((_, ChatEvent::Delta { text, .. })) => text.len(),
+            _ => 0,
+        });
+        let sizes: Vec<_> = sizes.collect();
+        assert_eq!(sizes, [text.len() * 2, text.len() * 2, text.len(), 0]);
     }
 
     #[tokio::test]
