@@ -10,7 +10,7 @@ test *ARGS:
 
 # Speed of the network, beside the machine's ceilings.
 bench:
-    cargo bench --package inkstone-model
+    cargo bench --package inkstone-model --package inkstone-interface
 
 # Formatting, lints, tests, docs.
 check:
