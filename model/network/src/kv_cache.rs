@@ -73,7 +73,8 @@ pub struct KvPages {
 }
 
 impl KvPages {
-    pub(crate) fn new(
+    /// Pages of `num_blocks` blocks for one layer.
+    pub fn new(
         num_blocks: usize,
         num_kv_heads: usize,
         head_dim: usize,

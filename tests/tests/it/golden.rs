@@ -2,21 +2,24 @@
 //! against the crates. No case is named here: folders are told apart by what they hold, cases by the patterns of their
 //! names, and tolerances come from the manifests. `tests/goldens/README.md` says what the patterns are.
 
-#![expect(
-    dead_code,
-    reason = "logits and generated tokens follow, and use the rest"
-)]
-
 mod compare;
 mod folder;
+mod generation;
+mod group;
+mod half_precision;
+mod logits;
 mod models;
 mod pictures;
 mod preprocess;
 mod prompt;
 mod report;
+mod rope;
+mod sampling;
+mod sequence;
 mod sha256;
 mod tiles;
 mod tokenizer;
+mod units;
 mod vision;
 
 use std::path::Path;
@@ -59,6 +62,16 @@ fn single_scale_models_compute_what_the_reference_does() {
 #[test]
 fn tiled_models_compute_what_the_reference_does() {
     run_all("tiled models", FolderKind::Tiled, models::run);
+}
+
+#[test]
+fn single_operations_compute_what_the_reference_does() {
+    run_all("units", FolderKind::Units, units::run);
+}
+
+#[test]
+fn positions_past_the_limit_are_rotated_as_the_reference_does() {
+    run_all("rope", FolderKind::Rope, rope::run);
 }
 
 /// Runs all folders of a kind; that there is none is said, and no failure.

@@ -96,7 +96,7 @@ pub(super) fn differences(wanted: &[f32], found: &[f32]) -> (f32, f32) {
 }
 
 /// Infinite where either is not a number, so that no comparison lets it pass.
-fn difference(wanted: f32, found: f32) -> f32 {
+pub(super) fn difference(wanted: f32, found: f32) -> f32 {
     let difference = (wanted - found).abs();
     if difference.is_nan() {
         f32::INFINITY

@@ -93,7 +93,7 @@ fn kind_of(folder: &Path) -> Option<FolderKind> {
     let has_checkpoint = !checkpoints(folder).is_empty();
     Some(match has_checkpoint {
         true if !config_variants(folder).is_empty() => FolderKind::Rope,
-        true if folder.join(LAYOUT_FILE).is_file() => FolderKind::Tiled,
+        _ if folder.join(LAYOUT_FILE).is_file() => FolderKind::Tiled,
         true => FolderKind::SingleScale,
         false if folder.join("images").is_dir() => FolderKind::Preprocess,
         false => FolderKind::Units,

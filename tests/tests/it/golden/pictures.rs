@@ -18,6 +18,7 @@ use inkstone_model::clip::{
 use super::{
     folder::{Folder, all},
     preprocess::{noted_file, read_picture},
+    tiles::canvas_of,
 };
 
 /// A picture as a case asks for it.
@@ -80,11 +81,16 @@ impl<'a> Pictures<'a> {
             let pixels = pixels.with_context(|| format!("there is no picture {}", request.file))?;
             return Ok(from(&pixels)?);
         };
-        let prepared = from(&read_picture(&file)?)?;
-        match stored_pixels(self.folder, &request.file)? {
-            Some(pixels) if is_lossy(&file)? => Ok(from(&pixels)?),
-            _ => Ok(prepared),
+        if is_lossy(&file)? {
+            if let Some(pixels) = stored_pixels(self.folder, &request.file)? {
+                return Ok(from(&pixels)?);
+            }
+            let PictureRequest { file, hd_num } = request;
+            if let Some(canvas) = canvas_of(self.folder, file, *hd_num, self.geometry())? {
+                return Ok(canvas);
+            }
         }
+        Ok(from(&read_picture(&file)?)?)
     }
 }
 

@@ -22,8 +22,8 @@ use super::{
 };
 
 /// Largest difference of a channel, and largest mean difference, between two decoders of a lossy file.
-const LOSSY_LARGEST: u8 = 6;
-const LOSSY_MEAN: f64 = 0.5;
+const LOSSY_LARGEST: u8 = 16;
+const LOSSY_MEAN: f64 = 1.0;
 
 #[derive(Deserialize)]
 struct PictureCase {

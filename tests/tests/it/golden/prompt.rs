@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{
     compare::{equal, same},
     folder::{Folder, Golden, real_tokenizer},
+    group::PromptInput,
     pictures::{PictureRequest, Pictures},
     report::Report,
     tiles::{files_of, picture_cases},
@@ -97,6 +98,17 @@ impl Prompt {
         Ok(Self {
             parts: parts.collect::<Result<_>>()?,
         })
+    }
+
+    /// The prompt with its pictures encoded.
+    pub(super) fn inputs(&self, pictures: &Pictures<'_>) -> Result<Vec<PromptInput>> {
+        let input = |part: &Part| {
+            Ok(match part {
+                Part::Tokens(ids) => PromptInput::Tokens(ids.clone()),
+                Part::Picture { request, .. } => PromptInput::Picture(pictures.features(request)?),
+            })
+        };
+        self.parts.iter().map(input).collect()
     }
 
     /// Positions in all.
