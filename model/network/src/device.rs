@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use crate::ops::{parallel::ThreadPool, simd::InstructionSet};
+use crate::ops::parallel::ThreadPool;
+pub use crate::ops::simd::InstructionSet;
 
 /// A place where tensors live and ops run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl Device {
 #[derive(Clone)]
 pub struct CpuDevice {
     pool: ThreadPool,
-    pub(crate) instruction_set: InstructionSet,
+    instruction_set: InstructionSet,
 }
 
 impl CpuDevice {
@@ -39,11 +40,10 @@ impl CpuDevice {
         self.instruction_set
     }
 
-    /// The same threads with another instruction set, so that tests can run every form.
-    #[cfg(test)]
-    pub(crate) fn with_instruction_set(&self, instruction_set: InstructionSet) -> Self {
+    /// The same threads, with vector instructions of at most this set: for tests and benchmarks, which run every form.
+    pub fn with_instruction_set(&self, at_most: InstructionSet) -> Self {
         Self {
-            instruction_set,
+            instruction_set: at_most.min(InstructionSet::best()),
             ..self.clone()
         }
     }

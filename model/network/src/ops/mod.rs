@@ -11,5 +11,5 @@ pub mod norm;
 pub(crate) mod parallel;
 pub mod patch_embedding;
 pub mod rotary;
-pub(crate) mod vectorised;
 pub(crate) mod simd;
+pub(crate) mod vectorised;

@@ -2,10 +2,9 @@
 
 use std::sync::OnceLock;
 
-/// A set of vector instructions that kernels are written for. Each includes those before it. Values are only made for
-/// sets that the machine has.
+/// A set of vector instructions that kernels are written for. Each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum InstructionSet {
+pub enum InstructionSet {
     /// What the compiler makes of plain Rust.
     Portable,
     /// AVX2, FMA and F16C: any x86 server since 2013.
@@ -18,14 +17,13 @@ pub(crate) enum InstructionSet {
 
 impl InstructionSet {
     /// The best set of this machine.
-    pub(crate) fn best() -> Self {
+    pub fn best() -> Self {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
         *BEST.get_or_init(detect)
     }
 
     /// All sets of this machine, from the least.
-    #[cfg(test)]
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> {
         [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx]
             .into_iter()
             .filter(|&set| set <= Self::best())

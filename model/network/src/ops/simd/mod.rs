@@ -19,7 +19,7 @@ use portable::Portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::transpose;
-pub(crate) use detect::InstructionSet;
+pub use detect::InstructionSet;
 
 use crate::tensor::Element;
 
@@ -117,12 +117,12 @@ impl InstructionSet {
         self.run(Sizes).1
     }
 
-    /// Runs a kernel with the instructions of this set.
+    /// Runs a kernel with the instructions of this set, or the best below it that the machine has.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: a value above `Portable` is only made where the machine has the set.
+        // SAFETY: no better set than the machine's is run.
         unsafe {
-            match self {
+            match self.min(Self::best()) {
                 Self::Portable => kernel.run::<Portable>(),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => avx2::run(kernel),

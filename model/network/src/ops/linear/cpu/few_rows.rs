@@ -286,17 +286,11 @@ impl<W: Weight> Columns<'_, W> {
         // for each register's worth of them. Prefetches may go anywhere.
         unsafe {
             let w = w.as_ptr().add(part.col * depth);
-            let x = self
+            let mut x = self
                 .packed
                 .as_ptr()
                 .add(rows.start * self.tiling.padded_depth + ROWS * start);
-            let mut dots = Dots::<V, COLS, ROWS> {
-                sums: [[V::splat(0.0); ROWS]; COLS],
-                x,
-            };
-            if start > 0 {
-                self.load_sums(part, &mut dots);
-            }
+            let mut sums: Sums<V, COLS, ROWS> = self.first_sums(part);
             let mut at = start;
             while at < lines {
                 if turn == 0 {
@@ -306,49 +300,62 @@ impl<W: Weight> Columns<'_, W> {
                     turn = num_turns;
                 }
                 turn -= 1;
-                for lane in (0..line).step_by(V::COUNT) {
-                    dots.add(std::array::from_fn(|c| {
-                        W::load(w.add(c * depth + at + lane))
-                    }));
+                let mut lane = 0;
+                while lane < line {
+                    sums = add(
+                        sums,
+                        std::array::from_fn(|c| W::load(w.add(c * depth + at + lane))),
+                        x,
+                    );
+                    x = x.add(ROWS * V::COUNT);
+                    lane += V::COUNT;
                 }
                 at += line;
             }
             while at < whole {
-                dots.add(std::array::from_fn(|c| W::load(w.add(c * depth + at))));
+                sums = add(
+                    sums,
+                    std::array::from_fn(|c| W::load(w.add(c * depth + at))),
+                    x,
+                );
+                x = x.add(ROWS * V::COUNT);
                 at += V::COUNT;
             }
             if at < end {
-                dots.add(std::array::from_fn(|c| {
-                    W::load_first(w.add(c * depth + at), end - at)
-                }));
+                sums = add(
+                    sums,
+                    std::array::from_fn(|c| W::load_first(w.add(c * depth + at), end - at)),
+                    x,
+                );
             }
-            self.keep_or_write(part, &dots);
+            self.keep_or_write(part, sums);
         }
     }
 
+    /// Zero at the first block; what was kept after the last one at any other.
+    ///
     /// # Safety
     /// As for `dots`.
     #[inline(always)]
-    unsafe fn load_sums<V: Lanes, const COLS: usize, const ROWS: usize>(
+    unsafe fn first_sums<V: Lanes, const COLS: usize, const ROWS: usize>(
         &self,
         part: &Part,
-        dots: &mut Dots<V, COLS, ROWS>,
-    ) {
-        let first = self.tiling.tile(part.tile).start;
-        for c in 0..COLS {
-            for r in 0..ROWS {
-                // SAFETY: a register is kept for each row of each column of the strip.
-                dots.sums[c][r] = unsafe {
-                    V::load_f32(
-                        part.sums
-                            .add((c * self.tiling.num_rows + first + r) * V::COUNT),
-                    )
-                };
+    ) -> Sums<V, COLS, ROWS> {
+        let mut sums = [[unsafe { V::splat(0.0) }; ROWS]; COLS];
+        let kept = self.kept(part);
+        if part.block.start > 0 {
+            for c in 0..COLS {
+                for r in 0..ROWS {
+                    // SAFETY: a register is kept for each row of each column of the strip.
+                    sums[c][r] =
+                        unsafe { V::load_f32(kept.start.add(c * kept.stride + r * V::COUNT)) };
+                }
             }
         }
+        sums
     }
 
-    /// Writes the outputs after the last block; keeps the sums after any other.
+    /// Keeps the sums; after the last block, writes the outputs.
     ///
     /// # Safety
     /// As for `dots`.
@@ -356,53 +363,69 @@ impl<W: Weight> Columns<'_, W> {
     unsafe fn keep_or_write<V: Lanes, const COLS: usize, const ROWS: usize>(
         &self,
         part: &Part,
-        dots: &Dots<V, COLS, ROWS>,
+        sums: Sums<V, COLS, ROWS>,
     ) {
-        let first = self.tiling.tile(part.tile).start;
-        let is_last = part.block.end == self.product.depth;
+        let kept = self.kept(part);
+        // The loop over registers does nothing else, so that it is unrolled and they remain registers.
         for c in 0..COLS {
             for r in 0..ROWS {
-                let sum = dots.sums[c][r];
-                // SAFETY: as for `load_sums`; this task has the columns to itself.
+                // SAFETY: as for `first_sums`.
+                unsafe { sums[c][r].store(kept.start.add(c * kept.stride + r * V::COUNT)) };
+            }
+        }
+        if part.block.end < self.product.depth {
+            return;
+        }
+        let row = self.tiling.tile(part.tile).start;
+        for c in 0..COLS {
+            for r in 0..ROWS {
+                // SAFETY: as for `first_sums`; this task has the columns to itself.
                 unsafe {
-                    if is_last {
-                        self.product
-                            .target
-                            .write(first + r, part.col + c, sum.sum());
-                    } else {
-                        sum.store(
-                            part.sums
-                                .add((c * self.tiling.num_rows + first + r) * V::COUNT),
-                        );
-                    }
+                    let sum = V::load_f32(kept.start.add(c * kept.stride + r * V::COUNT)).sum();
+                    self.product.target.write(row + r, part.col + c, sum);
                 }
             }
         }
     }
-}
 
-/// The sums of a strip and a tile, and how far along the packed tile they are.
-struct Dots<V, const COLS: usize, const ROWS: usize> {
-    sums: [[V; ROWS]; COLS],
-    x: *const f32,
-}
-
-impl<V: Lanes, const COLS: usize, const ROWS: usize> Dots<V, COLS, ROWS> {
-    /// Adds the products of the next registers of weights with all rows.
-    ///
-    /// # Safety
-    /// As for [`Lanes`]; `x` has another register for each row.
     #[inline(always)]
-    unsafe fn add(&mut self, weights: [V; COLS]) {
-        for r in 0..ROWS {
-            // SAFETY: promised by the caller.
-            unsafe {
-                let x = V::load_f32(self.x.add(r * V::COUNT));
-                for c in 0..COLS {
-                    self.sums[c][r] = self.sums[c][r].add_product(weights[c], x);
-                }
+    fn kept(&self, part: &Part) -> Kept {
+        let first_row = self.tiling.tile(part.tile).start;
+        let start = part.sums.wrapping_add(first_row * self.tiling.num_lanes);
+        Kept {
+            start,
+            stride: self.tiling.num_rows * self.tiling.num_lanes,
+        }
+    }
+}
+
+/// Where the sums of a strip and a tile are kept between blocks: a register for each row, columns `stride` apart.
+struct Kept {
+    start: *mut f32,
+    stride: usize,
+}
+
+/// The sums of a strip and a tile.
+type Sums<V, const COLS: usize, const ROWS: usize> = [[V; ROWS]; COLS];
+
+/// Adds the products of registers of weights with one register of each row.
+///
+/// # Safety
+/// As for [`Lanes`]; `x` is good for `ROWS` registers.
+#[inline(always)]
+unsafe fn add<V: Lanes, const COLS: usize, const ROWS: usize>(
+    mut sums: Sums<V, COLS, ROWS>,
+    weights: [V; COLS],
+    x: *const f32,
+) -> Sums<V, COLS, ROWS> {
+    for r in 0..ROWS {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let x = V::load_f32(x.add(r * V::COUNT));
+            for c in 0..COLS {
+                sums[c][r] = sums[c][r].add_product(weights[c], x);
             }
         }
-        self.x = self.x.wrapping_add(ROWS * V::COUNT);
     }
+    sums
 }

@@ -19,6 +19,7 @@ const BLOCK_COLS: usize = 256;
 const BLOCK_ROWS: usize = 504;
 /// Registers of outputs side by side.
 const PANEL_REGISTERS: usize = 2;
+const MAX_PANEL_ROWS: usize = 12;
 const MAX_PANEL_COLS: usize = PANEL_REGISTERS * MAX_LANES;
 
 /// Rows in a panel of x, by the number of registers that a form has.
@@ -77,14 +78,23 @@ fn block_cols(device: &CpuDevice, num_cols: usize) -> usize {
 
 /// Panels of `panel_rows` rows each, element after element of the depth; rows beyond the last are zero.
 fn pack_rows(device: &CpuDevice, x: &[f32], depth: usize, panel_rows: usize, packed: &mut [f32]) {
+    /// Elements of each row taken at a time, so that reads and writes both stay in a few cache lines.
+    const STEP: usize = 32;
     let panel_len = panel_rows * depth.max(1);
     device.parallel_chunks_mut(packed, panel_len, |panel, packed| {
-        let mut rows = x[panel * panel_len..].chunks_exact(depth.max(1));
-        for offset in 0..panel_rows {
-            let places = packed[offset..].iter_mut().step_by(panel_rows);
-            match rows.next() {
-                Some(row) => places.zip(row).for_each(|(place, &value)| *place = value),
-                None => places.for_each(|place| *place = 0.0),
+        let rows = &x[panel * panel_len..];
+        let num_rows = panel_rows.min(rows.len() / depth.max(1));
+        if num_rows < panel_rows {
+            packed.fill(0.0);
+        }
+        for (index, packed) in packed.chunks_mut(STEP * panel_rows).enumerate() {
+            for (r, row) in rows.chunks_exact(depth).take(num_rows).enumerate() {
+                let values = row[index * STEP..].iter();
+                packed[r..]
+                    .iter_mut()
+                    .step_by(panel_rows)
+                    .zip(values)
+                    .for_each(|(to, &value)| *to = value);
             }
         }
     });
@@ -238,26 +248,46 @@ impl<W: Weight> Columns<'_, W> {
                     }
                 }
             }
-            let is_first = block.first == 0;
+            // By way of memory, so that the loop over registers is unrolled and they remain registers.
+            let mut outputs = [0.0; MAX_PANEL_ROWS * MAX_PANEL_COLS];
             for r in 0..ROWS {
-                if r >= place.height {
-                    break;
-                }
                 for part in 0..PANEL_REGISTERS {
-                    let count = place.width.saturating_sub(part * V::COUNT).min(V::COUNT);
-                    let (row, col) = (place.row + r, place.col + part * V::COUNT);
+                    sums[r][part].store(
+                        outputs
+                            .as_mut_ptr()
+                            .add((r * PANEL_REGISTERS + part) * V::COUNT),
+                    );
+                }
+            }
+            self.write::<V>(&outputs, place, block.first == 0);
+        }
+    }
+
+    /// Adds one part of the outputs of two panels.
+    ///
+    /// # Safety
+    /// As for `multiply_panels`.
+    #[inline(always)]
+    unsafe fn write<V: Lanes>(
+        &self,
+        outputs: &[f32; MAX_PANEL_ROWS * MAX_PANEL_COLS],
+        place: &Place,
+        is_first: bool,
+    ) {
+        let panel_cols = PANEL_REGISTERS * V::COUNT;
+        for r in 0..place.height {
+            for part in 0..PANEL_REGISTERS {
+                let count = place.width.saturating_sub(part * V::COUNT).min(V::COUNT);
+                let (row, col) = (place.row + r, place.col + part * V::COUNT);
+                // SAFETY: the place is within the product.
+                unsafe {
+                    let sum = V::load_f32(outputs.as_ptr().add(r * panel_cols + part * V::COUNT));
                     if count == V::COUNT {
+                        self.product.target.add_part(row, col, sum, is_first);
+                    } else {
                         self.product
                             .target
-                            .add_part(row, col, sums[r][part], is_first);
-                    } else {
-                        self.product.target.add_first_lanes(
-                            row,
-                            col,
-                            sums[r][part],
-                            is_first,
-                            count,
-                        );
+                            .add_first_lanes(row, col, sum, is_first, count);
                     }
                 }
             }

@@ -149,7 +149,7 @@ fn cols_per_task(
     granule: usize,
 ) -> usize {
     const MIN_BYTES: usize = 32 << 10;
-    const MAX_BYTES: usize = 512 << 10;
+    const MAX_BYTES: usize = 8192 << 10;
     const TASKS_PER_THREAD: usize = 6;
     let fair = num_cols * bytes_per_col / (device.num_threads() * TASKS_PER_THREAD);
     let cols = fair.clamp(MIN_BYTES, MAX_BYTES) / bytes_per_col.max(1);

@@ -6,7 +6,7 @@
 //! Weight tiles are read from where they lie, 16 rows by 32 elements; only x is packed. An output tile holds 16 columns
 //! (its rows) by 16 rows of x.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use half::bf16;
 
@@ -30,12 +30,19 @@ const TILE_BYTES: usize = SIDE * SIDE * 4;
 const NUM_PIECES: usize = 3;
 /// Bytes of packed x for one step of 16 rows.
 const STEP_BYTES: usize = NUM_PIECES * TILE_BYTES;
-/// Columns that go together: two output tiles for each tile of x.
-const STRIP: usize = 2 * SIDE;
+/// Output tiles, one below the other, that share a tile of x.
+const STRIP_TILES: usize = 4;
+/// Columns that go together.
+const STRIP: usize = STRIP_TILES * SIDE;
+/// Columns of a task when there are many rows: more would meet in the same places of the second cache, since weight rows
+/// are often a power of two apart.
+const MANY_ROWS_COLS: usize = 4 * STRIP;
 /// Rows of x in a block; the weights are read once for each block.
 const BLOCK_ROWS: usize = 256;
-/// Packed x of a block of rows and depth stays in the second cache.
-const BLOCK_BYTES: usize = 1 << 20;
+/// Steps of a block of the depth, for one tile of x; fewer for more tiles, but at least `MIN_BLOCK_STEPS`, whose packed x
+/// stays in the nearest cache.
+const BLOCK_STEPS: usize = 64;
+const MIN_BLOCK_STEPS: usize = 8;
 
 thread_local! {
     static PACKED_ROWS: Scratch = new_scratch();
@@ -144,7 +151,12 @@ impl Rows<'_> {
         let Product {
             num_cols, depth, ..
         } = *self.product;
-        let step = cols_per_task(device, num_cols, depth * size_of::<bf16>(), STRIP).min(8 * STRIP);
+        let most = if self.num_tiles() > 2 {
+            MANY_ROWS_COLS
+        } else {
+            num_cols.max(1)
+        };
+        let step = cols_per_task(device, num_cols, depth * size_of::<bf16>(), STRIP).min(most);
         device.parallel_for(num_cols.div_ceil(step), |task| {
             let (start, end) = (task * step, num_cols.min((task + 1) * step));
             let columns = Columns {
@@ -219,8 +231,12 @@ impl Columns<'_> {
         // SAFETY: the set is `Amx`.
         unsafe { configure_tiles() };
         for block in self.blocks() {
-            for (strip, sums) in sums.chunks_mut(self.sums_per_strip()).enumerate() {
-                self.add_block(&block, self.start + strip * STRIP, sums);
+            // All strips pass over the packed x of one tile while it is near.
+            for tile in 0..self.rows.num_tiles() {
+                for (strip, sums) in sums.chunks_mut(self.sums_per_strip()).enumerate() {
+                    let sums = &mut sums[tile * STRIP * SIDE..][..STRIP * SIDE];
+                    self.add_block(&block, tile, self.start + strip * STRIP, sums);
+                }
             }
         }
         // SAFETY: as above; nothing is left in the tiles.
@@ -229,7 +245,7 @@ impl Columns<'_> {
 
     fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
         let num_steps = self.rows.product.depth.div_ceil(STEP);
-        let steps_per_block = (BLOCK_BYTES / (self.rows.num_tiles() * STEP_BYTES)).max(1);
+        let steps_per_block = (BLOCK_STEPS / self.rows.num_tiles()).max(MIN_BLOCK_STEPS);
         let first_steps = (0..num_steps).step_by(steps_per_block);
         first_steps.map(move |first_step| Block {
             first_step,
@@ -237,33 +253,51 @@ impl Columns<'_> {
         })
     }
 
-    /// Adds a block's products to the sums of the strip of columns from `col`.
-    fn add_block(&self, block: &Block, col: usize, sums: &mut [f32]) {
+    /// Adds a block's products of one tile of x to the sums of the strip of columns from `col`.
+    fn add_block(&self, block: &Block, tile: usize, col: usize, sums: &mut [f32]) {
         let Product { w, depth, .. } = self.rows.product;
-        let num_cols = STRIP.min(self.end - col);
         let element = block.first_step * STEP;
         let num_whole = (depth - element).min(block.num_steps * STEP) / STEP;
-        if num_cols < STRIP {
-            return self.add_padded(block, block.num_steps, col, sums);
+        if self.end - col < STRIP {
+            return self.add_padded(block, tile, col, sums);
         }
         let weights = Weights {
             start: w[col * depth + element..].as_ptr(),
             stride: *depth,
+            next: self.next_weights(block, col),
+            num_next: self.share_of_next(tile),
         };
-        self.add_steps(&weights, block.first_step, num_whole, sums);
+        self.add_steps(&weights, tile, block.first_step, num_whole, sums);
         if num_whole < block.num_steps {
             let last = Block {
                 first_step: block.first_step + num_whole,
                 num_steps: 1,
             };
-            self.add_padded(&last, 1, col, sums);
+            self.add_padded(&last, tile, col, sums);
         }
     }
 
-    /// As `add_block`, by way of a copy with zeros for missing columns and beyond the depth.
-    fn add_padded(&self, block: &Block, num_steps: usize, col: usize, sums: &mut [f32]) {
+    /// Where the weights lie that are worked on after those of this strip and block.
+    fn next_weights(&self, block: &Block, col: usize) -> *const bf16 {
         let Product { w, depth, .. } = self.rows.product;
-        let stride = num_steps * STEP;
+        let (col, step) = match col + STRIP < self.end {
+            true => (col + STRIP, block.first_step),
+            false => (self.start, block.first_step + block.num_steps),
+        };
+        w.as_ptr().wrapping_add(col * depth + step * STEP)
+    }
+
+    /// The tiles of x take turns in asking for the next weights: how many groups of four rows this one asks for.
+    fn share_of_next(&self, tile: usize) -> Range<usize> {
+        const NUM_GROUPS: usize = STRIP / 4;
+        let num_tiles = self.rows.num_tiles();
+        NUM_GROUPS * tile / num_tiles..NUM_GROUPS * (tile + 1) / num_tiles
+    }
+
+    /// As `add_block`, by way of a copy with zeros for missing columns and beyond the depth.
+    fn add_padded(&self, block: &Block, tile: usize, col: usize, sums: &mut [f32]) {
+        let Product { w, depth, .. } = self.rows.product;
+        let stride = block.num_steps * STEP;
         let element = block.first_step * STEP;
         let count = stride.min(depth - element);
         with_scratch(&PADDED_WEIGHTS, STRIP * stride, |padded: &mut [u16]| {
@@ -272,35 +306,34 @@ impl Columns<'_> {
                 row[..count]
                     .copy_from_slice(bytemuck::cast_slice(&w[col * depth + element..][..count]));
             }
+            let start = padded.as_ptr().cast();
             let weights = Weights {
-                start: padded.as_ptr().cast(),
+                start,
                 stride,
+                next: start,
+                num_next: 0..0,
             };
-            self.add_steps(&weights, block.first_step, num_steps, sums);
+            self.add_steps(&weights, tile, block.first_step, block.num_steps, sums);
         });
     }
 
-    /// Adds the products of `num_steps` steps with all rows of x. The weights have `STRIP` rows and as many steps.
-    fn add_steps(&self, weights: &Weights, first_step: usize, num_steps: usize, sums: &mut [f32]) {
+    /// Adds the products of `num_steps` steps with one tile of x. The weights have `STRIP` rows and as many steps.
+    fn add_steps(
+        &self,
+        weights: &Weights,
+        tile: usize,
+        first_step: usize,
+        num_steps: usize,
+        sums: &mut [f32],
+    ) {
         if num_steps == 0 {
             return;
         }
         let steps_per_tile = self.rows.product.depth.div_ceil(STEP);
-        let num_tiles = self.rows.num_tiles();
-        for tile in (0..num_tiles).step_by(2) {
-            let x = self.packed[(tile * steps_per_tile + first_step) * STEP_BYTES..].as_ptr();
-            let sums = sums[tile * 2 * SIDE * SIDE..].as_mut_ptr();
-            // SAFETY: the tiles are configured; the weights are as the caller says, `packed` holds all steps of all
-            // tiles of x, and `sums` two output tiles for each of them.
-            unsafe {
-                if tile + 1 < num_tiles {
-                    let next_x = x.add(steps_per_tile * STEP_BYTES);
-                    add_two_tiles(weights, x, next_x, num_steps, sums);
-                } else {
-                    add_one_tile(weights, x, num_steps, sums);
-                }
-            }
-        }
+        let x = self.packed[(tile * steps_per_tile + first_step) * STEP_BYTES..].as_ptr();
+        assert!(sums.len() >= STRIP * SIDE, "there is a sum for each output");
+        // SAFETY: the tiles are configured; the weights are as the caller says, and `packed` holds all steps of all tiles.
+        unsafe { add_products(weights, x, num_steps, sums.as_mut_ptr()) };
     }
 }
 
@@ -333,7 +366,7 @@ impl Write<'_> {
     unsafe fn strip<V: Lanes>(&self, col: usize, sums: &[f32]) {
         for (index, tile) in sums.chunks_exact(SIDE * SIDE).enumerate() {
             let Columns { rows, end, .. } = self.columns;
-            let (row, col) = (index / 2 * SIDE, col + index % 2 * SIDE);
+            let (row, col) = (index / STRIP_TILES * SIDE, col + index % STRIP_TILES * SIDE);
             let num_cols = SIDE.min(end.saturating_sub(col));
             let mut turned = [0.0f32; SIDE * SIDE];
             // SAFETY: `tile` and `turned` hold 16 by 16 values.
@@ -361,10 +394,13 @@ impl Write<'_> {
     }
 }
 
-/// A strip of weight rows, `stride` elements apart.
+/// A strip of weight rows, `stride` elements apart, and what is to be brought near meanwhile: some groups of four rows of
+/// the weights that come next.
 struct Weights {
     start: *const bf16,
     stride: usize,
+    next: *const bf16,
+    num_next: Range<usize>,
 }
 
 /// Makes every tile 16 rows of 64 bytes.
@@ -393,60 +429,18 @@ unsafe fn release_tiles() {
     unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Two output tiles side by side: 32 columns by 16 rows of x.
+/// Adds the products of a strip of weights and one tile of x: 64 columns by 16 rows.
 ///
 /// # Safety
-/// The tiles are configured; `weights` is good for `STRIP` rows, `x` for `num_steps` steps, `sums` for two tiles.
-unsafe fn add_one_tile(weights: &Weights, x: *const u8, num_steps: usize, sums: *mut f32) {
-    // SAFETY: promised by the caller. tmm0 and tmm1 hold sums, tmm4 and tmm5 weights, tmm6 and tmm7 pieces of x.
-    unsafe {
-        std::arch::asm!(
-            "tileloadd tmm0, [{sums} + {side}]",
-            "tileloadd tmm1, [{sums} + {side} + 1024]",
-            "2:",
-            "tileloadd tmm4, [{w0} + {stride}]",
-            "tileloadd tmm6, [{x} + {side}]",
-            "tileloadd tmm5, [{w1} + {stride}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{x} + {side} + 1024]",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm0, tmm4, tmm7",
-            "tileloadd tmm6, [{x} + {side} + 2048]",
-            "tdpbf16ps tmm1, tmm5, tmm7",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "add {w0}, 64",
-            "add {w1}, 64",
-            "add {x}, 3072",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{sums} + {side}], tmm0",
-            "tilestored [{sums} + {side} + 1024], tmm1",
-            sums = in(reg) sums,
-            side = in(reg) SIDE * 4,
-            stride = in(reg) weights.stride * 2,
-            w0 = inout(reg) weights.start => _,
-            w1 = inout(reg) weights.start.add(weights.stride * SIDE) => _,
-            x = inout(reg) x => _,
-            steps = inout(reg) num_steps => _,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
-
-/// Four output tiles: 32 columns by two times 16 rows of x.
-///
-/// # Safety
-/// As for `add_one_tile`; `next_x` is like `x`, and `sums` good for four tiles.
-unsafe fn add_two_tiles(
-    weights: &Weights,
-    x: *const u8,
-    next_x: *const u8,
-    num_steps: usize,
-    sums: *mut f32,
-) {
-    // SAFETY: promised by the caller. tmm0 to tmm3 hold sums, tmm4 and tmm5 weights, tmm6 and tmm7 pieces of x.
+/// The tiles are configured; `weights` is good for `STRIP` rows, `x` for `num_steps > 0` steps, `sums` for `STRIP_TILES`
+/// tiles. The next weights may be anywhere.
+unsafe fn add_products(weights: &Weights, x: *const u8, num_steps: usize, sums: *mut f32) {
+    let stride = weights.stride * size_of::<bf16>();
+    let next = weights
+        .next
+        .cast::<u8>()
+        .wrapping_add(weights.num_next.start * 4 * stride);
+    // SAFETY: promised by the caller. tmm0 to tmm3 hold sums, tmm4 weights, tmm5 to tmm7 the pieces of x.
     unsafe {
         std::arch::asm!(
             "tileloadd tmm0, [{sums} + {side}]",
@@ -454,30 +448,44 @@ unsafe fn add_two_tiles(
             "tileloadd tmm2, [{sums} + {side} + 2048]",
             "tileloadd tmm3, [{sums} + {side} + 3072]",
             "2:",
-            "tileloadd tmm4, [{w0} + {stride}]",
-            "tileloadd tmm6, [{x} + {side}]",
-            "tileloadd tmm5, [{w1} + {stride}]",
-            "tileloadd tmm7, [{next_x} + {side}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
+            "tileloadd tmm5, [{x} + {side}]",
+            "tileloadd tmm4, [{w} + {stride}]",
+            "lea {at}, [{w} + {tile_stride}]",
             "tileloadd tmm6, [{x} + {side} + 1024]",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm7, [{next_x} + {side} + 1024]",
+            "tileloadd tmm7, [{x} + {side} + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm5",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tileloadd tmm6, [{x} + {side} + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm7",
+            "tileloadd tmm4, [{at} + {stride}]",
+            "add {at}, {tile_stride}",
+            "tdpbf16ps tmm1, tmm4, tmm5",
+            "tdpbf16ps tmm1, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm4, [{at} + {stride}]",
+            "add {at}, {tile_stride}",
+            "tdpbf16ps tmm2, tmm4, tmm5",
+            "tdpbf16ps tmm2, tmm4, tmm6",
             "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm7, [{next_x} + {side} + 2048]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "tdpbf16ps tmm2, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {w0}, 64",
-            "add {w1}, 64",
+            "tileloadd tmm4, [{at} + {stride}]",
+            "tdpbf16ps tmm3, tmm4, tmm5",
+            "tdpbf16ps tmm3, tmm4, tmm6",
+            "tdpbf16ps tmm3, tmm4, tmm7",
+            "mov {at}, {next}",
+            "mov {group}, {num_next}",
+            "test {group}, {group}",
+            "jz 4f",
+            "3:",
+            "prefetcht1 [{at}]",
+            "prefetcht1 [{at} + {stride}]",
+            "prefetcht1 [{at} + 2*{stride}]",
+            "prefetcht1 [{at} + {stride_3}]",
+            "lea {at}, [{at} + 4*{stride}]",
+            "dec {group}",
+            "jnz 3b",
+            "4:",
+            "add {next}, 64",
+            "add {w}, 64",
             "add {x}, 3072",
-            "add {next_x}, 3072",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{sums} + {side}], tmm0",
@@ -486,12 +494,16 @@ unsafe fn add_two_tiles(
             "tilestored [{sums} + {side} + 3072], tmm3",
             sums = in(reg) sums,
             side = in(reg) SIDE * 4,
-            stride = in(reg) weights.stride * 2,
-            w0 = inout(reg) weights.start => _,
-            w1 = inout(reg) weights.start.add(weights.stride * SIDE) => _,
+            stride = in(reg) stride,
+            stride_3 = in(reg) 3 * stride,
+            tile_stride = in(reg) SIDE * stride,
+            num_next = in(reg) weights.num_next.len(),
+            w = inout(reg) weights.start => _,
             x = inout(reg) x => _,
-            next_x = inout(reg) next_x => _,
+            next = inout(reg) next => _,
             steps = inout(reg) num_steps => _,
+            at = out(reg) _,
+            group = out(reg) _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
