@@ -10,7 +10,13 @@ use std::{
 };
 
 use safetensors::SafeTensors;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+/// A line for whoever runs the tests with their output shown.
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}
 
 /// One folder of golden data.
 pub(crate) struct Goldens {
@@ -55,6 +61,11 @@ impl Goldens {
         bytemuck::pod_collect_to_vec(&self.tensor(name).1)
     }
 
+    /// Sizes of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> Vec<usize> {
+        self.tensor(name).0
+    }
+
     /// Values of a uint8 tensor.
     pub(crate) fn u8(&self, name: &str) -> Vec<u8> {
         self.tensor(name).1
@@ -63,6 +74,13 @@ impl Goldens {
     /// Token ids.
     pub(crate) fn ids(&self, name: &str) -> Vec<u32> {
         self.i32(name).into_iter().map(|id| id as u32).collect()
+    }
+
+    /// A list that stands beside a tensor's description, or in the case of that name.
+    pub(crate) fn list<T: DeserializeOwned>(&self, name: &str, key: &str) -> Vec<T> {
+        let beside = ["tensors", "cases"].map(|group| &self.manifest[group][name][key]);
+        let list = beside.into_iter().find(|value| value.is_array()).unwrap();
+        serde_json::from_value(list.clone()).unwrap()
     }
 
     /// The largest difference to accept in a tensor.
@@ -81,6 +99,7 @@ impl Goldens {
             worst <= atol,
             "{name}: largest difference {worst}, allowed {atol}"
         );
+        say(&format!("{name}: largest difference {worst:e} of {atol:e}"));
     }
 
     fn tensor(&self, name: &str) -> (Vec<usize>, Vec<u8>) {

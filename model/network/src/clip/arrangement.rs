@@ -84,7 +84,7 @@ impl Arrangement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clip::goldens::Goldens;
+    use crate::goldens::Goldens;
 
     /// Feeds rows that hold their own number and compares with `merge.HxW` of the goldens.
     fn check(folder: &str, geometry: &PictureGeometry) {

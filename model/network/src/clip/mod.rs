@@ -4,8 +4,6 @@
 mod arrangement;
 mod bicubic;
 mod features;
-#[cfg(test)]
-mod goldens;
 mod model;
 mod position_table;
 pub mod preprocess;

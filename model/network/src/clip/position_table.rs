@@ -52,7 +52,7 @@ fn interpolate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clip::goldens::Goldens;
+    use crate::goldens::Goldens;
 
     #[test]
     fn clips_table_resizes_as_in_the_reference() {

@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::goldens::Goldens;
 use super::preprocess::{DecodeLimits, PreparedPicture, RgbPicture, decode_picture, prepare};
-use super::tower::Tower;
 use super::{PictureFeatures, VisionError, VisionModel};
 use crate::checkpoint::Checkpoint;
 use crate::device::Device;
+use crate::goldens::Goldens;
 use crate::load_options::LoadOptions;
 use crate::tensor::{DType, Tensor};
 
@@ -35,7 +34,7 @@ fn encode(model: &VisionModel, picture: &PreparedPicture) -> PictureFeatures {
 
 /// The stored picture of a single-scale case, which is resized already.
 fn stored_picture(goldens: &Goldens, name: &str) -> RgbPicture {
-    let (shape, pixels) = goldens.u8(name);
+    let (shape, pixels) = (goldens.shape(name), goldens.u8(name));
     RgbPicture::new(shape[1] as u32, shape[0] as u32, pixels)
 }
 
@@ -60,34 +59,23 @@ fn hidden_rows_equal_the_reference_after_every_layer() {
         let Some(goldens) = Goldens::open(folder) else {
             return;
         };
-        let checkpoint =
-            Checkpoint::open(&goldens.folder.join("checkpoint")).expect("a checkpoint");
-        let options = options(Some(DType::F32));
-        let config = checkpoint.config().vision();
-        let tower = Tower::load(&config, &checkpoint.reader(&|_| ()), &options).expect("a tower");
-        for stem in goldens
-            .stems(".hidden")
-            .iter()
-            .filter(|stem| stem.starts_with("vision."))
-        {
+        let model = load(&goldens.folder.join("checkpoint"), Some(DType::F32));
+        let width = model.feature_width();
+        let stems = goldens.stems(".hidden");
+        for stem in stems.iter().filter(|stem| stem.starts_with("vision.")) {
             let picture = stored_picture(&goldens, &format!("{stem}.pixels_u8"));
-            let prepared =
-                prepare(&picture, &checkpoint.description().picture, 1).expect("a layout");
-            let side = prepared.side();
-            let mut pixels = vec![0.0; 3 * side * side];
-            prepared.write_square(0, &mut pixels);
-            let pixels =
-                Tensor::from_f32(&options.device, &[1, 3, side, side], &pixels).expect("a tensor");
+            let prepared = prepare(&picture, model.geometry(), 1).expect("a layout");
             let name = format!("{stem}.hidden");
             let rows: Vec<usize> = goldens.list(&name, "rows");
             let mut found = Vec::new();
             let mut observe = |hidden: &Tensor| {
                 let values = hidden.as_f32().expect("rows on the CPU");
-                rows.iter().for_each(|row| {
-                    found.extend(&values[row * config.hidden_size..][..config.hidden_size])
-                });
+                rows.iter()
+                    .for_each(|row| found.extend(&values[row * width..][..width]));
             };
-            tower.forward(&pixels, &mut observe).expect("rows");
+            model
+                .observe_square(&prepared, 0, &mut observe)
+                .expect("rows");
             goldens.assert_close(&name, &found);
         }
     }

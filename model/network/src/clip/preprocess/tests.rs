@@ -4,7 +4,7 @@ use std::path::Path;
 use inkstone_interface::picture_geometry::PictureGeometry;
 
 use super::*;
-use crate::clip::goldens::{Goldens, say};
+use crate::goldens::{Goldens, say};
 
 fn read(path: &Path) -> RgbPicture {
     decode_picture(
