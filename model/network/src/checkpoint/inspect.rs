@@ -10,9 +10,6 @@ use serde::Serialize;
 use super::shard::{self, Shard, ShardError, Slice};
 use super::{Checkpoint, LinearKind, StoredType, TensorInfo, TensorKind};
 
-/// Bytes of a cached key or value number: KV pages are kept in bfloat16 on a device.
-const KV_NUMBER_BYTES: u64 = 2;
-
 /// A checkpoint's contents, and their split over `tensor_parallel` ranks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
@@ -40,7 +37,7 @@ pub struct Inspection {
     pub language_bytes_per_rank: u64,
     /// Weights that a vision worker holds, as stored.
     pub vision_bytes: u64,
-    /// In bfloat16.
+    /// Keys and values are kept in the type of the weights.
     pub kv_bytes_per_token_per_rank: u64,
     /// Tokens of the longest prompt.
     pub max_prompt_tokens: usize,
@@ -101,7 +98,7 @@ impl Checkpoint {
         let local_heads = (config.num_key_value_heads / tensor_parallel) as u64;
         let kv_numbers =
             2 * local_heads * config.head_dim() as u64 * config.num_hidden_layers as u64;
-        let kv_bytes_per_token_per_rank = kv_numbers * KV_NUMBER_BYTES;
+        let kv_bytes_per_token_per_rank = kv_numbers * self.kv_number_bytes();
         let (ignored_tensors, ignored_bytes) = self.ignored();
         Ok(Inspection {
             name: self.description().name.clone(),
@@ -129,6 +126,14 @@ impl Checkpoint {
             total_bytes_per_rank: language_bytes_per_rank
                 + kv_bytes_per_token_per_rank * config.max_length as u64,
         })
+    }
+
+    /// Bytes of a cached number: the cache has the type of the head, like the language model's.
+    fn kv_number_bytes(&self) -> u64 {
+        let head = self
+            .tensors()
+            .find(|tensor| tensor.kind == TensorKind::Output);
+        head.map_or(2, |head| head.stored.size() as u64)
     }
 
     fn file_rows(&self) -> Vec<FileRow> {
@@ -351,7 +356,7 @@ impl Inspection {
         )?;
         writeln!(
             f,
-            "kv cache per token per rank      {:>12}  (bfloat16)",
+            "kv cache per token per rank      {:>12}",
             Bytes(self.kv_bytes_per_token_per_rank)
         )?;
         let tokens = self.max_prompt_tokens;

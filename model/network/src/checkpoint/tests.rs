@@ -3,7 +3,7 @@
 mod damage;
 mod hostile;
 mod models;
-mod torch_file;
+pub(super) mod torch_file;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -210,3 +210,37 @@ impl<'a> Archive<'a> {
         Ok(start..start + size)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::tests::torch_file::{Width, zip_as};
+
+    #[test]
+    fn entries_are_found_through_narrow_and_wide_records() {
+        for width in [Width::Narrow, Width::Wide] {
+            let archive = zip_as(
+                &[
+                    ("a/b".to_owned(), b"first".as_slice()),
+                    ("c".to_owned(), b"second".as_slice()),
+                ],
+                width,
+            );
+            let entries = parse("f", &archive).unwrap();
+            assert_eq!(&archive[entries["a/b"].clone()], b"first");
+            assert_eq!(&archive[entries["c"].clone()], b"second");
+        }
+    }
+
+    #[test]
+    fn compressed_entry_is_refused() {
+        let mut archive = zip_as(&[("a".to_owned(), b"first".as_slice())], Width::Narrow);
+        let entry = archive
+            .windows(4)
+            .position(|window| window == ENTRY)
+            .unwrap();
+        archive[entry + 10] = 8;
+        let error = parse("f", &archive).unwrap_err().to_string();
+        assert!(error.contains("zip entry a is compressed"), "{error}");
+    }
+}

@@ -1,5 +1,7 @@
 //! What a synthesised folder must be: a checkpoint like the published ones, and the same each time.
 
+mod range;
+
 use std::path::Path;
 
 use inkstone_interface::description::Variant;

@@ -4,16 +4,16 @@ use super::models::Model;
 
 /// A tensor as the pickle describes it; all are f32.
 #[derive(Clone)]
-pub(super) struct TorchTensor {
-    pub(super) storage: String,
-    pub(super) offset: usize,
-    pub(super) shape: Vec<usize>,
-    pub(super) strides: Vec<usize>,
+pub(in crate::checkpoint) struct TorchTensor {
+    pub(in crate::checkpoint) storage: String,
+    pub(in crate::checkpoint) offset: usize,
+    pub(in crate::checkpoint) shape: Vec<usize>,
+    pub(in crate::checkpoint) strides: Vec<usize>,
 }
 
-pub(super) struct TorchFile {
-    pub(super) tensors: Vec<(String, TorchTensor)>,
-    pub(super) storages: Vec<(String, Vec<u8>)>,
+pub(in crate::checkpoint) struct TorchFile {
+    pub(in crate::checkpoint) tensors: Vec<(String, TorchTensor)>,
+    pub(in crate::checkpoint) storages: Vec<(String, Vec<u8>)>,
 }
 
 impl TorchFile {
@@ -44,7 +44,7 @@ impl TorchFile {
     }
 
     /// Describes the tensor `name` otherwise.
-    pub(super) fn replace(&mut self, name: &str, with: TorchTensor) {
+    pub(in crate::checkpoint) fn replace(&mut self, name: &str, with: TorchTensor) {
         let tensor = self
             .tensors
             .iter_mut()
@@ -53,11 +53,11 @@ impl TorchFile {
         tensor.1 = with;
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::checkpoint) fn bytes(&self) -> Vec<u8> {
         archive(&self.pickle(), &self.storages)
     }
 
-    pub(super) fn pickle(&self) -> Vec<u8> {
+    pub(in crate::checkpoint) fn pickle(&self) -> Vec<u8> {
         let mut pickle = vec![0x80, 2];
         pickle.extend_from_slice(b"ccollections\nOrderedDict\n)R(");
         for (name, tensor) in &self.tensors {
@@ -106,7 +106,7 @@ fn int(pickle: &mut Vec<u8>, number: usize) {
 }
 
 /// The archive around a pickle and its storages.
-pub(super) fn archive(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(in crate::checkpoint) fn archive(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut entries = vec![
         ("model/data.pkl".to_owned(), pickle),
         ("model/byteorder".to_owned(), b"little".as_slice()),
@@ -120,43 +120,92 @@ pub(super) fn archive(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> Vec<u8> 
 }
 
 /// A zip archive of stored entries, without checksums.
-pub(super) fn zip(entries: &[(String, &[u8])]) -> Vec<u8> {
+pub(in crate::checkpoint) fn zip(entries: &[(String, &[u8])]) -> Vec<u8> {
+    zip_as(entries, Width::Narrow)
+}
+
+/// Whether sizes and places are in the 32-bit fields, or in the 64-bit records that archives above 4 GB need.
+#[derive(Clone, Copy, PartialEq)]
+pub(in crate::checkpoint) enum Width {
+    Narrow,
+    Wide,
+}
+
+pub(in crate::checkpoint) fn zip_as(entries: &[(String, &[u8])], width: Width) -> Vec<u8> {
     let (mut archive, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in entries {
-        let (at, size, name_len) = (
-            archive.len() as u32,
-            (bytes.len() as u32).to_le_bytes(),
-            name.len() as u16,
-        );
-        // Version, flags, method, time, date and checksum, all zero; then sizes and the name's length.
-        let mut common = vec![0; 14];
-        common.extend_from_slice(&size);
-        common.extend_from_slice(&size);
-        common.extend_from_slice(&name_len.to_le_bytes());
-        common.extend_from_slice(&[0; 2]);
-
+        let (at, size) = (archive.len() as u64, bytes.len() as u64);
         archive.extend_from_slice(b"PK\x03\x04");
-        archive.extend_from_slice(&common);
+        archive.extend_from_slice(&common_fields(size as u32, name, 0));
         archive.extend_from_slice(name.as_bytes());
         archive.extend_from_slice(bytes);
 
+        let extra = match width {
+            Width::Narrow => Vec::new(),
+            // Another record comes first, as some writers have it.
+            Width::Wide => [&[9, 0, 1, 0, 7, 1, 0, 24, 0][..], &wide(&[size, size, at])].concat(),
+        };
+        let narrow = |number: u64| {
+            if width == Width::Wide {
+                u32::MAX
+            } else {
+                number as u32
+            }
+        };
         directory.extend_from_slice(b"PK\x01\x02\0\0");
-        directory.extend_from_slice(&common);
+        directory.extend_from_slice(&common_fields(narrow(size), name, extra.len() as u16));
         directory.extend_from_slice(&[0; 10]);
-        directory.extend_from_slice(&at.to_le_bytes());
+        directory.extend_from_slice(&narrow(at).to_le_bytes());
         directory.extend_from_slice(name.as_bytes());
+        directory.extend_from_slice(&extra);
     }
     let (start, size, count) = (
-        archive.len() as u32,
-        directory.len() as u32,
-        entries.len() as u16,
+        archive.len() as u64,
+        directory.len() as u64,
+        entries.len() as u64,
     );
     archive.extend_from_slice(&directory);
+    if width == Width::Wide {
+        let end = archive.len() as u64;
+        archive.extend_from_slice(b"PK\x06\x06");
+        archive.extend_from_slice(&wide(&[44]));
+        // Versions and disks.
+        archive.extend_from_slice(&[0; 12]);
+        archive.extend_from_slice(&wide(&[count, count, size, start]));
+        archive.extend_from_slice(b"PK\x06\x07\0\0\0\0");
+        archive.extend_from_slice(&wide(&[end]));
+        archive.extend_from_slice(&1u32.to_le_bytes());
+    }
+    let narrow = |number: u64| {
+        if width == Width::Wide {
+            u32::MAX
+        } else {
+            number as u32
+        }
+    };
     archive.extend_from_slice(b"PK\x05\x06\0\0\0\0");
-    archive.extend_from_slice(&count.to_le_bytes());
-    archive.extend_from_slice(&count.to_le_bytes());
-    archive.extend_from_slice(&size.to_le_bytes());
-    archive.extend_from_slice(&start.to_le_bytes());
+    archive.extend_from_slice(&(count as u16).to_le_bytes());
+    archive.extend_from_slice(&(count as u16).to_le_bytes());
+    archive.extend_from_slice(&narrow(size).to_le_bytes());
+    archive.extend_from_slice(&narrow(start).to_le_bytes());
     archive.extend_from_slice(&[0; 2]);
     archive
+}
+
+/// What both headers of an entry have: version, flags, method, time, date and checksum, all zero; then the sizes and
+/// the lengths of the name and of what follows it.
+fn common_fields(size: u32, name: &str, extra_len: u16) -> Vec<u8> {
+    let mut fields = vec![0; 14];
+    fields.extend_from_slice(&size.to_le_bytes());
+    fields.extend_from_slice(&size.to_le_bytes());
+    fields.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    fields.extend_from_slice(&extra_len.to_le_bytes());
+    fields
+}
+
+fn wide(numbers: &[u64]) -> Vec<u8> {
+    numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect()
 }
