@@ -164,7 +164,7 @@ impl Group {
     ) -> Result<GenerationStream, WorkerError> {
         let epoch = self.known_epoch(model).await?;
         match self.generate_in(epoch, generation).await {
-            Err(WorkerError::EpochMismatch) => {
+            Err(WorkerError::EpochMismatch(_)) => {
                 self.forget_epoch(epoch).await;
                 let epoch = self.known_epoch(model).await?;
                 self.generate_in(epoch, generation).await
@@ -241,7 +241,7 @@ impl WorkerError {
         match self {
             Self::Unavailable(_)
             | Self::Busy { .. }
-            | Self::EpochMismatch
+            | Self::EpochMismatch(_)
             | Self::OtherModel { .. } => true,
             Self::FeaturesMissing | Self::Refused(_) | Self::DeadlineExceeded | Self::Faulty(_) => {
                 false

@@ -117,7 +117,7 @@ impl RequestError {
                 retry_after,
             },
             WorkerError::Unavailable(_)
-            | WorkerError::EpochMismatch
+            | WorkerError::EpochMismatch(_)
             | WorkerError::OtherModel { .. } => Self::LanguageUnavailable {
                 message: error.to_string(),
                 retry_after,

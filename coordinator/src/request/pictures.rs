@@ -108,7 +108,7 @@ fn failure(path: &str, error: WorkerError, options: PutOptions) -> RequestError 
             retry_after: options.retry_after,
         },
         WorkerError::FeaturesMissing
-        | WorkerError::EpochMismatch
+        | WorkerError::EpochMismatch(_)
         | WorkerError::Refused(_)
         | WorkerError::Faulty(_) => RequestError::Internal(format!("vision worker: {error}")),
     }

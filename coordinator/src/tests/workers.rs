@@ -168,13 +168,13 @@ impl VisionService for Vision {
 
 /// Statuses as workers make them.
 fn status(error: WorkerError) -> Status {
-    let precondition = |reason: &str| {
-        let details = ErrorDetails::with_error_info(reason, "inkstone", HashMap::new());
-        Status::with_error_details(Code::FailedPrecondition, "not now", details)
-    };
     match error {
-        WorkerError::FeaturesMissing => precondition("FEATURES_MISSING"),
-        WorkerError::EpochMismatch => precondition("EPOCH_MISMATCH"),
+        WorkerError::FeaturesMissing => {
+            let reason = "FEATURES_MISSING";
+            let details = ErrorDetails::with_error_info(reason, "inkstone", HashMap::new());
+            Status::with_error_details(Code::FailedPrecondition, error.to_string(), details)
+        }
+        WorkerError::EpochMismatch(message) => Status::failed_precondition(message),
         WorkerError::Refused(reason) => Status::invalid_argument(reason),
         WorkerError::Busy {
             message,

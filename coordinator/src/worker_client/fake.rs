@@ -206,7 +206,7 @@ impl FakeGroup {
     fn check(&self, generation: &Generation) -> Result<(), WorkerError> {
         self.check_reachable()?;
         if generation.epoch != *self.epoch.lock().unwrap() {
-            return Err(WorkerError::EpochMismatch);
+            return Err(WorkerError::EpochMismatch("wanted another epoch".into()));
         }
         let missing = generation.prompt.iter().any(|piece| match piece {
             PromptPiece::Tokens(_) => false,

@@ -25,9 +25,8 @@ use crate::config::Timeouts;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Largest message taken from a worker: a description with a tokenizer, 1.5 MB in the releases.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
-/// Reasons that leaders give with FAILED_PRECONDITION.
+/// The reason that leaders give with FAILED_PRECONDITION when a vision worker no longer has a picture's features.
 const FEATURES_MISSING: &str = "FEATURES_MISSING";
-const EPOCH_MISMATCH: &str = "EPOCH_MISMATCH";
 
 /// Makes clients that connect on first use and reconnect by themselves.
 #[derive(Debug)]
@@ -248,8 +247,8 @@ impl From<Status> for WorkerError {
             },
             Code::FailedPrecondition => match status.get_details_error_info() {
                 Some(info) if info.reason == FEATURES_MISSING => Self::FeaturesMissing,
-                Some(info) if info.reason == EPOCH_MISMATCH => Self::EpochMismatch,
-                _ => Self::Faulty(message),
+                // The only other condition that callers state is the epoch.
+                _ => Self::EpochMismatch(message),
             },
             code => Self::Faulty(format!("{code}: {message}")),
         }

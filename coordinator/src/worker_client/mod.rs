@@ -151,8 +151,8 @@ pub(crate) enum WorkerError {
     #[error("features of a picture were evicted")]
     FeaturesMissing,
     /// It was started anew since it described itself.
-    #[error("the group was started anew")]
-    EpochMismatch,
+    #[error("{0}")]
+    EpochMismatch(String),
     /// It serves another model than this coordinator.
     #[error("wanted model `{wanted}`, the worker at {worker} has another: `{found}`")]
     OtherModel {
