@@ -52,14 +52,14 @@ impl Served {
 pub(crate) struct Spread {
     pub(crate) leader: Process,
     pub(crate) ranks: Vec<Process>,
-    _vision: Process,
+    pub(crate) vision: Vec<Process>,
     _coordinator: Process,
     pub(crate) address: String,
 }
 
 impl Spread {
-    /// Serves `model` on `world_size` language ranks and one vision worker.
-    pub(crate) fn start(model: &str, world_size: usize) -> Self {
+    /// Serves `model` on `world_size` language ranks and `num_vision` vision workers.
+    pub(crate) fn start(model: &str, world_size: usize, num_vision: usize) -> Self {
         let width = world_size.to_string();
         let worker = |role: &str, more: &[&str]| {
             let mut all = vec![
@@ -76,7 +76,7 @@ impl Spread {
             all.extend(more);
             Process::start(program(), &all)
         };
-        let vision = worker("vision", &[]);
+        let vision: Vec<Process> = (0..num_vision).map(|_| worker("vision", &[])).collect();
         let leader = worker(
             "language",
             &[
@@ -104,7 +104,10 @@ impl Spread {
             worker("language", &arguments)
         });
         let ranks = ranks.collect();
-        let vision_address = vision.wait_for("listening", "address");
+        let addresses = vision
+            .iter()
+            .map(|worker| worker.wait_for("listening", "address"));
+        let vision_addresses = addresses.collect::<Vec<_>>().join(",");
         let arguments = [
             "coordinator",
             "--grpc",
@@ -112,14 +115,14 @@ impl Spread {
             "--language",
             &leader_address,
             "--vision",
-            &vision_address,
+            &vision_addresses,
         ];
         let coordinator = Process::start(program(), &arguments);
         let address = coordinator.wait_for("coordinator ready", "address");
         Self {
             leader,
             ranks,
-            _vision: vision,
+            vision,
             _coordinator: coordinator,
             address,
         }

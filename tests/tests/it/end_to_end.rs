@@ -118,7 +118,7 @@ fn a_python_client_gets_the_reference_tokens_from_a_cluster_of_processes() {
         return;
     };
     let golden = TwoPictures::read();
-    let cluster = Spread::start(&golden.checkpoint, 2);
+    let cluster = Spread::start(&golden.checkpoint, 2, 1);
     let answer = ask_from_python(&python, &cluster.address, &golden.request());
     assert_eq!(answer["error"], Value::Null, "{answer}");
     assert_eq!(answer["token_ids"], json!(golden.tokens), "{answer}");
@@ -404,7 +404,7 @@ async fn the_bos_rule_is_the_callers_choice() {
 
 #[tokio::test]
 async fn a_killed_rank_ends_its_group_with_an_error_not_a_hang() {
-    let mut cluster = Spread::start(tiny_model(), 2);
+    let mut cluster = Spread::start(tiny_model(), 2, 1);
     let mut client = connect(&cluster.address).await;
     let mut stream = client
         .chat(greedy(vec![user(vec![text("Go on.")])], 3000))
@@ -440,6 +440,32 @@ async fn a_killed_rank_ends_its_group_with_an_error_not_a_hang() {
         !ended.success(),
         "a leader without its rank ends with an error"
     );
+}
+
+#[tokio::test]
+async fn pictures_go_on_to_another_vision_worker_when_theirs_dies() {
+    let mut cluster = Spread::start(tiny_model(), 1, 2);
+    let mut client = connect(&cluster.address).await;
+    // A text chunk behind the picture's end makes files of other bytes, which go to both workers.
+    let other_file = |n: u8| [shapes(), vec![n]].concat();
+    let question = |n| {
+        greedy(
+            vec![user(vec![picture(other_file(n)), text("What is it?")])],
+            4,
+        )
+    };
+    for n in 0..4 {
+        ask(&mut client, question(n))
+            .await
+            .expect("both workers are there");
+    }
+    cluster.vision[0].kill();
+    for n in 0..12 {
+        let answer = ask(&mut client, question(n))
+            .await
+            .expect("one worker is there");
+        assert_eq!(answer.token_ids.len(), 4, "picture {n}");
+    }
 }
 
 #[tokio::test]

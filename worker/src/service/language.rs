@@ -28,7 +28,7 @@ use crate::{
 
 /// Domain of all our error reasons.
 const ERROR_DOMAIN: &str = "inkstone";
-/// `ErrorInfo` reason that tells the coordinator to put its pictures again.
+/// `ErrorInfo` reason that tells the coordinator to put its pictures again, on another vision worker if need be.
 const FEATURES_MISSING: &str = "FEATURES_MISSING";
 
 /// See the module's text. Cheap to clone; it answers UNAVAILABLE until the group is there, and while it drains.
@@ -207,12 +207,12 @@ fn prompt_from_wire(prompt: Vec<wire::PromptPart>) -> Result<Vec<PromptRef>, Str
 fn fetch_status(error: FetchError) -> Status {
     let message = error.to_string();
     match error {
-        FetchError::Missing { .. } => Status::with_error_details(
+        // Either way another vision worker can encode the picture again.
+        FetchError::Missing { .. } | FetchError::Unavailable { .. } => Status::with_error_details(
             Code::FailedPrecondition,
             message,
             ErrorDetails::with_error_info(FEATURES_MISSING, ERROR_DOMAIN, []),
         ),
-        FetchError::Unavailable { .. } => Status::unavailable(message),
         FetchError::WrongSize { .. } => Status::invalid_argument(message),
     }
 }
