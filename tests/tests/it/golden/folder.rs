@@ -76,11 +76,15 @@ pub(super) fn root() -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no folder {} with golden data", root.display()))
 }
 
-/// The real `tokenizer.model`, which lies beside the golden data if anywhere.
+/// The real `tokenizer.model`: the one that the environment names, or the one beside the golden data, or the one in the shared
+/// data around the workspace.
 pub(super) fn real_tokenizer() -> Option<PathBuf> {
     let named = env::var_os(TOKENIZER_VARIABLE).map(PathBuf::from);
-    let file = named.unwrap_or_else(|| root().join("../tokenizer/tokenizer.model"));
-    file.is_file().then_some(file)
+    let beside = root().join("../tokenizer/tokenizer.model");
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let shared = above.map(|dir| dir.join("shared/tokenizer/tokenizer.model"));
+    let mut files = named.into_iter().chain([beside]).chain(shared);
+    files.find(|file| file.is_file())
 }
 
 fn kind_of(folder: &Path) -> Option<FolderKind> {
