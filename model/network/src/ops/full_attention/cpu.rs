@@ -105,7 +105,11 @@ impl<'a> Head<'a> {
         }
         vectorised(
             #[inline(always)]
-            || scores.chunks_exact_mut(len).for_each(softmax),
+            || {
+                for row in scores.chunks_exact_mut(len) {
+                    softmax(row);
+                }
+            },
         );
         // SAFETY: scores and values lie within their slices as above. `out` has `width` columns and as many rows as qkv;
         // no other task writes these rows of these columns, since each takes other queries or another head.
