@@ -63,6 +63,8 @@ pub(crate) struct PromptLayout {
     pub(crate) omit_default_system: bool,
     /// Tile budget asked for.
     pub(crate) hd_num: Option<u32>,
+    /// The answer goes on from this; it is not sent back.
+    pub(crate) answer_prefix: String,
 }
 
 /// One event of an answer.

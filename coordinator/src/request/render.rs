@@ -47,7 +47,7 @@ pub(crate) fn tokenise(
             SystemPrompt::Default
         },
         num_pictures: parts.filter(|part| **part == ContentPart::Picture).count(),
-        answer_prefix: None,
+        answer_prefix: Some(&request.layout.answer_prefix),
     };
     let template = ChatTemplate::of(&model.description);
     let rendered = template.render(&model.tokenizer, &messages, &options);

@@ -47,6 +47,7 @@ async fn all_faults_are_reported_together() {
         prompt: Some(wire::PromptParams {
             bos_rule: 7,
             hd_num: Some(129),
+            answer_prefix: "x".repeat(4097),
             ..Default::default()
         }),
         ..Default::default()
@@ -63,6 +64,7 @@ async fn all_faults_are_reported_together() {
             "stop.stop_strings[2]",
             "prompt.bos_rule",
             "prompt.hd_num",
+            "prompt.answer_prefix",
             "messages[0].role",
             "messages[0].parts[0]",
         ],

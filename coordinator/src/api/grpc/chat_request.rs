@@ -15,6 +15,8 @@ use crate::{
 const MAX_REQUEST_ID_CHARS: usize = 128;
 /// Longest stop string in bytes: each byte may be held back from the client.
 const MAX_STOP_STRING_BYTES: usize = 256;
+/// Longest given beginning of an answer, in bytes: some hundred tokens, more than any step of composition gives.
+const MAX_ANSWER_PREFIX_BYTES: usize = 4096;
 /// Tile budgets that a caller may ask for.
 const HD_NUM: std::ops::RangeInclusive<u32> = 1..=128;
 /// Faults reported at most; a broken client may have one in each of many messages.
@@ -148,10 +150,17 @@ impl Faults {
             let description = format!("must be from 1 to 128, found {hd_num}");
             self.add("prompt.hd_num", description);
         }
+        self.at_most(
+            "prompt.answer_prefix",
+            prompt.answer_prefix.len(),
+            MAX_ANSWER_PREFIX_BYTES,
+            "bytes",
+        );
         PromptLayout {
             bos,
             omit_default_system: prompt.omit_default_system,
             hd_num: prompt.hd_num,
+            answer_prefix: prompt.answer_prefix,
         }
     }
 
