@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "inkstone",
     "inkstone-cluster",
     "inkstone-coordinator",
@@ -17,6 +17,7 @@ const CRATES: [&str; 9] = [
     "inkstone-proto",
     "inkstone-tests",
     "inkstone-worker",
+    "inkstone-world",
 ];
 
 /// Crates that compute with tensors or speak to a GPU.
@@ -92,6 +93,7 @@ fn dependency_arrows_point_as_designed() {
     check_arrows("inkstone-cluster", &[]);
     check_arrows("inkstone-engine", &[]);
     check_arrows("inkstone-interface", &[]);
+    check_arrows("inkstone-world", &[]);
     check_arrows("inkstone-model", &["inkstone-interface"]);
     check_arrows(
         "inkstone-coordinator",
