@@ -3,14 +3,18 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use inkstone_model::{synthesize::Preset, tensor::DType};
+use inkstone_world::Skill;
 
 /// Serves InternLM-XComposer2: chat about pictures, on one machine or a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "inkstone", version, propagate_version = true)]
 pub(crate) struct Arguments {
-    /// How log lines look. INKSTONE_LOG chooses which are written (default `info`, for chat `warn`).
+    /// How log lines look. INKSTONE_LOG chooses which are written (default `info`, for chat and eval `warn`).
     #[arg(
         long,
         global = true,
@@ -41,6 +45,8 @@ pub(crate) enum Command {
     Worker(WorkerArguments),
     /// Ask about pictures and read the answer as it comes.
     Chat(ChatArguments),
+    /// Measure a small model: fresh cases of the drawn world it was trained on, and how many it gets right.
+    Eval(EvalArguments),
     /// Look at checkpoints, or make one.
     Model(ModelArguments),
 }
@@ -230,6 +236,50 @@ pub(crate) struct ChatArguments {
     /// Tile budget of the HD variants.
     #[arg(long, value_name = "N")]
     pub(crate) hd_num: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalArguments {
+    /// The coordinator; not given: a cluster is started in this process for the time of the evaluation.
+    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// Which cases: the same seed draws the same ones.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Cases of each skill. A case of `turns` has several questions, each of which counts.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// Only these skills.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = skill_parser())]
+    skills: Vec<Skill>,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Send other pictures than the questions are about: what is then right is right by chance.
+    #[arg(long)]
+    pub(crate) swap_pictures: bool,
+    /// Show this many wrong answers of each skill.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) show: usize,
+}
+
+impl EvalArguments {
+    /// The skills to measure: all where none is named.
+    pub(crate) fn skills(&self) -> Vec<Skill> {
+        let mut skills = self.skills.clone();
+        skills.sort_unstable();
+        skills.dedup();
+        if skills.is_empty() {
+            skills.extend(Skill::ALL);
+        }
+        skills
+    }
+}
+
+fn skill_parser() -> impl TypedValueParser<Value = Skill> {
+    PossibleValuesParser::new(Skill::ALL.map(Skill::name)).try_map(|name| name.parse())
 }
 
 #[derive(Args, Debug)]

@@ -14,8 +14,8 @@ use crate::arguments::{Arguments, Command};
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let level = match arguments.command {
-        // Its answers share the terminal with log lines.
-        Command::Chat(_) => "warn",
+        // What they say shares the terminal with log lines.
+        Command::Chat(_) | Command::Eval(_) => "warn",
         Command::Serve(_) | Command::Coordinator(_) | Command::Worker(_) | Command::Model(_) => {
             "info"
         }
@@ -26,6 +26,7 @@ pub fn run() -> ExitCode {
         Command::Coordinator(coordinator) => commands::coordinator::run(coordinator),
         Command::Worker(worker) => commands::worker::run(worker, &console),
         Command::Chat(chat) => commands::chat::run(chat, &console),
+        Command::Eval(eval) => commands::eval::run(eval, &console),
         Command::Model(model) => commands::model::run(model, &console),
     };
     match result {

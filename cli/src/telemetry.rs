@@ -71,15 +71,22 @@ impl Console {
         }
     }
 
+    /// A bar that counts to `total`, seen on a terminal only.
+    pub(crate) fn counting_bar(&self, name: &'static str, total: u64) -> ProgressBar {
+        let style = "{prefix:>10} [{bar:32}] {pos}/{len} {per_sec} {eta}";
+        self.bars
+            .add(ProgressBar::new(total))
+            .with_style(bar_style(style))
+            .with_prefix(name)
+    }
+
     fn show_bar(&self, bars: &Mutex<HashMap<String, ProgressBar>>, at: &LoadProgress) {
         let Ok(mut bars) = bars.lock() else { return };
         let bar = bars.entry(at.part.clone()).or_insert_with(|| {
             let style = "{prefix:>10} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-            let style = ProgressStyle::with_template(style)
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
             self.bars
                 .add(ProgressBar::new(at.bytes_total))
-                .with_style(style)
+                .with_style(bar_style(style))
                 .with_prefix(at.part.clone())
         });
         bar.set_position(at.bytes_done);
@@ -87,6 +94,10 @@ impl Console {
             bar.finish_and_clear();
         }
     }
+}
+
+fn bar_style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn log_quarter(quarters: &Mutex<HashMap<String, u64>>, at: &LoadProgress) {

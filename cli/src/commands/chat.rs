@@ -1,71 +1,27 @@
 //! `inkstone chat`: questions about pictures from the terminal, the answer as it comes.
 
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal},
     path::Path,
 };
 
 use anyhow::{Context, bail};
-use inkstone_cluster::NodeAddress;
 use inkstone_proto::v1::{
-    ChatRequest, ContentPart, FinishReason, Finished, Message, Picture, PromptParams, Role,
-    SamplingParams, StopParams, chat_response::Event, chat_service_client::ChatServiceClient,
-    content_part::Content, picture::Source,
+    ChatRequest, ContentPart, FinishReason, Finished, Message, PromptParams, Role, SamplingParams,
+    StopParams, chat_response::Event,
 };
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
-use tonic::{Status, transport::Channel};
-use tonic_types::StatusExt;
 
-use super::{default_model::ModelDir, local_cluster::LocalCluster, run_until_stopped};
+use super::client::{Client, explain, message, picture_part, text_part, with_server, write_out};
 use crate::{arguments::ChatArguments, telemetry::Console};
 
-/// Requests carry their pictures.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
-
 pub(crate) fn run(arguments: ChatArguments, console: &Console) -> anyhow::Result<()> {
-    if let Some(server) = &arguments.server {
-        let address = server.parse::<NodeAddress>()?;
-        return run_until_stopped(async |shutdown| {
-            tokio::select! {
-                result = converse(&arguments, address.as_uri()) => result,
-                () = shutdown.cancelled() => Ok(()),
-            }
-        });
-    }
-    let model = ModelDir::given_or_default(arguments.engine.model.as_deref(), console)?;
-    let cluster = LocalCluster {
-        model_dir: model.path(),
-        engine: arguments.engine.clone(),
-        tensor_parallel: 1,
-        vision_workers: 1,
-        grpc: ([127, 0, 0, 1], 0).into(),
-    };
-    run_until_stopped(async |shutdown| {
-        let (ready, is_ready) = oneshot::channel();
-        let stop = CancellationToken::new();
-        let serving = cluster.run(console, stop.clone(), ready);
-        tokio::pin!(serving);
-        let talk = async {
-            let address = is_ready.await.context("the cluster did not start")?;
-            converse(&arguments, &format!("http://{address}")).await
-        };
-        let result = tokio::select! {
-            result = talk => result,
-            ended = &mut serving => return ended.and_then(|()| Err(anyhow::anyhow!("the cluster stopped"))),
-            () = shutdown.cancelled() => Ok(()),
-        };
-        stop.cancel();
-        serving.await?;
-        result
+    let server = arguments.server.as_deref();
+    with_server(server, &arguments.engine, console, async |client| {
+        converse(&arguments, client).await
     })
 }
 
-async fn converse(arguments: &ChatArguments, address: &str) -> anyhow::Result<()> {
-    let mut client = ChatServiceClient::connect(address.to_owned())
-        .await
-        .with_context(|| format!("no coordinator at {address}"))?
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+async fn converse(arguments: &ChatArguments, mut client: Client) -> anyhow::Result<()> {
     let mut pictures = arguments
         .image
         .iter()
@@ -92,7 +48,7 @@ async fn converse(arguments: &ChatArguments, address: &str) -> anyhow::Result<()
 }
 
 async fn ask(
-    client: &mut ChatServiceClient<Channel>,
+    client: &mut Client,
     arguments: &ChatArguments,
     messages: &[Message],
 ) -> anyhow::Result<String> {
@@ -154,23 +110,6 @@ fn report(finished: &Finished) {
     );
 }
 
-/// What the server says, with what can be mended.
-fn explain(status: Status) -> anyhow::Error {
-    let details = status.get_error_details();
-    let violations = details
-        .bad_request()
-        .map(|bad| bad.field_violations.as_slice())
-        .unwrap_or_default();
-    let mut text = status.message().to_owned();
-    for violation in violations
-        .iter()
-        .filter(|violation| !status.message().contains(&violation.description))
-    {
-        text += &format!("\n  {}: {}", violation.field, violation.description);
-    }
-    anyhow::Error::msg(text)
-}
-
 fn question_parts(pictures: &mut Vec<ContentPart>, question: &str) -> Vec<ContentPart> {
     let mut parts = std::mem::take(pictures);
     parts.push(text_part(question));
@@ -179,11 +118,7 @@ fn question_parts(pictures: &mut Vec<ContentPart>, question: &str) -> Vec<Conten
 
 fn read_picture(file: &Path) -> anyhow::Result<ContentPart> {
     let data = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(ContentPart {
-        content: Some(Content::Picture(Picture {
-            source: Some(Source::Data(data.into())),
-        })),
-    })
+    Ok(picture_part(data))
 }
 
 fn read_question() -> io::Result<Option<String>> {
@@ -200,24 +135,5 @@ fn read_question() -> io::Result<Option<String>> {
         if !question.is_empty() {
             return Ok(Some(question.to_owned()));
         }
-    }
-}
-
-fn write_out(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
-
-fn message(role: Role, parts: Vec<ContentPart>) -> Message {
-    Message {
-        role: role.into(),
-        parts,
-    }
-}
-
-fn text_part(text: &str) -> ContentPart {
-    ContentPart {
-        content: Some(Content::Text(text.to_owned())),
     }
 }

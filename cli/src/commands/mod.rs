@@ -1,8 +1,10 @@
 //! A file per command; here is what they share: turning flags into settings, and stopping on a signal.
 
 pub(crate) mod chat;
+pub(crate) mod client;
 pub(crate) mod coordinator;
 pub(crate) mod default_model;
+pub(crate) mod eval;
 pub(crate) mod local_cluster;
 pub(crate) mod model;
 pub(crate) mod serve;

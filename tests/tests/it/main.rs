@@ -1,5 +1,5 @@
 //! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` real processes,
-//! `tidy` the rules of the house.
+//! `eval` what the evaluation prints, `tidy` the rules of the house.
 
 #![allow(
     clippy::print_stdout,
@@ -9,5 +9,6 @@
 
 mod cluster_fixture;
 mod end_to_end;
+mod eval;
 mod golden;
 mod tidy;
