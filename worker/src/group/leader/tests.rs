@@ -63,7 +63,7 @@ fn start(executor: Scripted) -> (Leader, Arc<Seen>) {
         num_blocks: 64,
         max_step_tokens: 64,
         max_running: 4,
-        max_waiting: 2,
+        max_waiting: 8,
     };
     (Leader::start(limits, Box::new(executor)).unwrap(), seen)
 }
@@ -154,7 +154,7 @@ async fn a_full_queue_refuses_and_nothing_is_lost() {
     };
     assert!(matches!(
         refused,
-        RefusedError::Limits(SubmitError::QueueFull { limit: 2, .. })
+        RefusedError::Limits(SubmitError::QueueFull { limit: 8, .. })
     ));
     for events in streams {
         assert_eq!(drain(events).await.len(), 201);
