@@ -1,0 +1,169 @@
+//! What is asked of the engine, and what it tells about it.
+
+use crate::{RequestId, step::DrawnToken};
+
+/// A request as the engine needs to know it. How tokens are chosen stays with the executor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineRequest {
+    /// Its name; never used twice.
+    pub id: RequestId,
+    /// The prompt, in order; at least one position.
+    pub prompt: Vec<PromptSpan>,
+    /// Whose blocks may be shared with it: the tenant, the model's revision, and all else that changes what is cached for the
+    /// same tokens (the rotary base of long prompts). Requests with different salts never share a block.
+    pub cache_salt: [u8; 32],
+    /// What it makes.
+    pub decoding: Decoding,
+    /// Most tokens of an answer; at least 1.
+    pub max_new_tokens: usize,
+    /// Tokens that end an answer.
+    pub stop_token_ids: Vec<u32>,
+    /// Who goes first.
+    pub priority: Priority,
+    /// Whether log-probabilities of the prompt's tokens are wanted; such a prompt is computed whole.
+    pub prompt_logprobs: bool,
+    /// Whether the executor holds the features of all its pictures already. Otherwise the engine asks for them
+    /// ([`Event::NeedsPictures`]) when it must compute a picture's rows, and waits for [`Scheduler::pictures_ready`](crate::Scheduler::pictures_ready).
+    pub pictures_ready: bool,
+}
+
+/// A piece of a prompt. What it is decides what may be shared; the engine looks at nothing else in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PromptSpan {
+    /// Token ids.
+    Tokens(Vec<u32>),
+    /// A picture: its digest (BLAKE3 over its file, the way it is prepared, and the model's revision) and its positions.
+    Picture {
+        /// Two pictures with one digest are the same picture.
+        digest: [u8; 32],
+        /// At least 1.
+        num_tokens: usize,
+    },
+}
+
+/// What a request makes of its prompt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decoding {
+    /// So many answers, each drawn on its own; at least 1. Answer `b` is branch `b`.
+    Sample {
+        /// How many.
+        branches: usize,
+    },
+    /// The best answers that a beam search finds.
+    Beam(BeamParams),
+}
+
+impl Eq for Decoding {}
+
+/// A beam search, as transformers 4.33 does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BeamParams {
+    /// Beams kept from step to step; at least 1.
+    pub width: usize,
+    /// Answers to return, best first; at most `width`.
+    pub num_answers: usize,
+    /// A finished answer's score is the sum of its log-probabilities divided by its length to this power.
+    pub length_penalty: f32,
+    /// Stop as soon as `width` answers are finished, rather than when no live beam can beat them.
+    pub early_stopping: bool,
+}
+
+/// Who goes first when not all fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Gives way, though not for ever.
+    Batch,
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+}
+
+/// Why an answer ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// It drew a stop token.
+    Stop,
+    /// It drew `max_new_tokens`.
+    Length,
+}
+
+/// What happened to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It runs (again); of its prompt so many positions were found in the cache. Sent once per request, before its first token.
+    Started {
+        /// The request.
+        request: RequestId,
+        /// Positions of the prompt that were not computed.
+        cached_tokens: usize,
+    },
+    /// It cannot go on before the executor holds the features of its pictures. Others are not held up.
+    NeedsPictures {
+        /// The request.
+        request: RequestId,
+    },
+    /// Log-probabilities of the prompt's tokens `first..first + tokens.len()`; `None` where there is no token before, or the position
+    /// or the one before it is a picture's.
+    PromptLogprobs {
+        /// The request.
+        request: RequestId,
+        /// First position.
+        first: usize,
+        /// One for each position.
+        tokens: Vec<Option<DrawnToken>>,
+    },
+    /// Branch `branch` drew its token number `index`.
+    Token {
+        /// The request.
+        request: RequestId,
+        /// Which answer.
+        branch: usize,
+        /// 0 is the first after the prompt.
+        index: usize,
+        /// The token.
+        token: DrawnToken,
+    },
+    /// Branch `branch` ended. The request is over, and its blocks given back, when all its branches are.
+    Ended {
+        /// The request.
+        request: RequestId,
+        /// Which answer.
+        branch: usize,
+        /// Why.
+        reason: EndReason,
+    },
+    /// A beam search ended: its answers, best first. The request is over.
+    Beams {
+        /// The request.
+        request: RequestId,
+        /// At least one.
+        answers: Vec<BeamAnswer>,
+    },
+    /// It cannot go on (logits that are not finite, a grammar that allows no token). It is over and its blocks are given back.
+    Failed {
+        /// The request.
+        request: RequestId,
+        /// What to tell its owner.
+        reason: DrawFailure,
+    },
+}
+
+/// One answer of a beam search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BeamAnswer {
+    /// Its tokens, the stop token included when there is one.
+    pub token_ids: Vec<u32>,
+    /// Sum of log-probabilities over length to the power of the penalty.
+    pub score: f32,
+    /// Why it ended.
+    pub reason: EndReason,
+}
+
+/// Why no token could be drawn for a sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrawFailure {
+    /// The logits held NaN or infinity.
+    NotFinite,
+    /// The request's constraint allows no token here.
+    NothingAllowed(String),
+}
