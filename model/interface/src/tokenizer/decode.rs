@@ -49,7 +49,8 @@ impl StreamDecoder {
         self.pending.length > 0
     }
 
-    pub(super) fn push_to(&mut self, id: u32, text: &mut String) {
+    /// The same, at the end of a text that is there already.
+    pub fn push_to(&mut self, id: u32, text: &mut String) {
         let surface = match self.special {
             SpecialTokens::Skip => self.tokenizer.token_bytes(id),
             SpecialTokens::Write => self.tokenizer.token_bytes_with_special(id),
