@@ -1,42 +1,73 @@
-//! The seam between the step loop and what computes: sequences' contents go in once, plans go in step by step, drawn
+//! The seam between the step loop and what computes: requests' contents go in once, plans go in step by step, drawn
 //! tokens come out.
 
 mod device;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use inkstone_engine::{SequenceId, StepOutput, StepPlan};
+use inkstone_engine::{RequestId, StepOutput, StepPlan};
 use inkstone_model::{clip::PictureFeatures, sampling::SamplingParams};
 use thiserror::Error;
 
-pub use device::{DeviceExecutor, PeerRank, local_ranks};
+pub use device::{DeviceExecutor, LocalRank, PeerRank, RankFailures};
+
+use crate::constraint::ConstraintForm;
 
 /// Runs plans. After an error the executor is dead: the group has to be made again.
 pub trait Executor: Send {
-    /// Takes the contents of a sequence, before the first plan that names it.
-    fn admit(&mut self, setup: Arc<SequenceSetup>) -> Result<(), ExecutorError>;
-    /// Runs one step.
-    fn execute(&mut self, plan: Arc<StepPlan>) -> Result<StepOutput, ExecutorError>;
+    /// Takes the contents of a request, before the first plan that names it.
+    fn admit(&mut self, setup: Arc<RequestSetup>) -> Result<(), ExecutorError>;
+    /// Takes the features of a request's pictures, before the first plan that computes their rows. They are never sent for a
+    /// request whose pictures are all in the cache.
+    fn pictures(
+        &mut self,
+        request: RequestId,
+        pictures: Vec<Arc<EncodedPicture>>,
+    ) -> Result<(), ExecutorError>;
+    /// Begins a step without waiting for it. One step at a time: the one before must be finished.
+    fn start(&mut self, plan: Arc<StepPlan>) -> Result<(), ExecutorError>;
+    /// Waits for the step that was started; past the step deadline it is an error.
+    fn finish(&mut self) -> Result<StepOutput, ExecutorError>;
 }
 
-/// The contents of a sequence.
-#[derive(Debug)]
-pub struct SequenceSetup {
+/// The contents of a request.
+#[derive(Clone, Debug)]
+pub struct RequestSetup {
     /// Its name in plans.
-    pub id: SequenceId,
+    pub id: RequestId,
     /// The prompt, in order.
     pub prompt: Vec<PromptPart>,
     /// How its tokens are chosen.
-    pub sampling: SamplingParams,
+    pub sampling: SequenceSampling,
+    /// Tokens that end an answer: not drawn before `sampling.min_new_tokens`.
+    pub stop_token_ids: Vec<u32>,
 }
 
 /// A piece of a prompt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromptPart {
     /// Token ids.
     Tokens(Vec<u32>),
-    /// A picture.
-    Picture(Arc<EncodedPicture>),
+    /// A picture; its features come apart ([`Executor::pictures`]), if they are needed at all.
+    Picture {
+        /// Its name.
+        digest: PictureDigest,
+        /// Positions it takes.
+        num_tokens: usize,
+    },
+}
+
+/// How the tokens of a request's sequences are chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SequenceSampling {
+    /// The numbers.
+    pub params: SamplingParams,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Stop tokens are not drawn before so many tokens were.
+    pub min_new_tokens: usize,
+    /// The form that an answer's text must have.
+    pub constraint: Option<ConstraintForm>,
 }
 
 /// A picture as the vision worker leaves it: before the projector.
@@ -56,11 +87,11 @@ impl EncodedPicture {
 }
 
 /// BLAKE3 over an encoded picture and the way it is prepared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PictureDigest(pub [u8; 32]);
 
 /// A step that failed.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ExecutorError {
     /// The network could not compute.
     #[error("rank {rank} failed in step {step}: {reason}")]
@@ -73,10 +104,28 @@ pub enum ExecutorError {
         reason: String,
     },
     /// A rank does not take commands any more.
-    #[error("rank {rank} is gone")]
+    #[error("rank {rank} is gone: {reason}")]
     RankGone {
         /// The rank.
         rank: usize,
+        /// What is known of its end.
+        reason: String,
+    },
+    /// A step hangs.
+    #[error("step {step} was not done after {deadline:?}; the group has to be made again")]
+    Deadline {
+        /// The step.
+        step: u64,
+        /// How long it may take.
+        deadline: Duration,
+    },
+    /// The leader asked for something out of order.
+    #[error("the executor was asked to {asked}, but {found}")]
+    OutOfOrder {
+        /// What it was asked to do.
+        asked: &'static str,
+        /// Why it cannot.
+        found: String,
     },
 }
 
@@ -85,12 +134,12 @@ impl PromptPart {
     pub fn num_tokens(&self) -> usize {
         match self {
             Self::Tokens(ids) => ids.len(),
-            Self::Picture(picture) => picture.features.num_tokens(),
+            Self::Picture { num_tokens, .. } => *num_tokens,
         }
     }
 }
 
-impl SequenceSetup {
+impl RequestSetup {
     /// Positions of the prompt.
     pub fn prompt_tokens(&self) -> usize {
         self.prompt.iter().map(PromptPart::num_tokens).sum()
@@ -100,7 +149,7 @@ impl SequenceSetup {
     pub fn has_picture(&self) -> bool {
         self.prompt
             .iter()
-            .any(|part| matches!(part, PromptPart::Picture(_)))
+            .any(|part| matches!(part, PromptPart::Picture { .. }))
     }
 }
 
