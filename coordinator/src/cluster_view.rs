@@ -9,7 +9,6 @@ use std::{
     },
 };
 
-use futures::StreamExt;
 use inkstone_cluster::{Epoch, GroupId, Membership, NodeAddress};
 
 use crate::{
@@ -183,13 +182,10 @@ impl Group {
             ..generation.clone()
         };
         let running = Running::count(&self.num_running);
-        let events = self.client.generate(generation).await?;
+        let mut events = self.client.generate(generation).await?;
         // The count falls when the stream is dropped, at its end or before.
-        Ok(events
-            .inspect(move |_| {
-                let _counted = &running;
-            })
-            .boxed())
+        events.keep(running);
+        Ok(events)
     }
 
     /// The group's life, once it is known to serve this model.

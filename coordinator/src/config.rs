@@ -40,8 +40,6 @@ pub struct Limits {
     pub max_requests: usize,
     /// Requests at once on one connection. 256, so that one client may use the whole coordinator.
     pub max_requests_per_connection: u32,
-    /// Events kept apart for a reader that lags; past it, deltas are merged. 64: seconds of text at reading speed.
-    pub max_waiting_events: usize,
 }
 
 impl Default for Limits {
@@ -55,7 +53,6 @@ impl Default for Limits {
             max_stop_strings: 16,
             max_requests: 256,
             max_requests_per_connection: 256,
-            max_waiting_events: 64,
         }
     }
 }
@@ -70,9 +67,11 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For a worker to describe itself. 10 s: it sends its tokenizer, 1.5 MB.
     pub describe: Duration,
+    /// For a leader to say whether it takes a request. 30 s: it looks at its queue and reads the constraint, no more.
+    pub accept: Duration,
     /// For a vision worker to take and check one picture. 60 s: 20 MiB and a full decode, behind others.
     pub put_picture: Duration,
-    /// How long a reader may take nothing while events pile up. 30 s, then its request is ended.
+    /// How long a reader may take nothing while there is something for it. 30 s, then its request is ended.
     pub reader_stall: Duration,
     /// For running requests to end at shutdown. 30 s, as long as Kubernetes gives by default.
     pub drain: Duration,
@@ -90,6 +89,7 @@ impl Default for Timeouts {
             start: Duration::from_secs(600),
             connect: Duration::from_secs(2),
             describe: Duration::from_secs(10),
+            accept: Duration::from_secs(30),
             put_picture: Duration::from_secs(60),
             reader_stall: Duration::from_secs(30),
             drain: Duration::from_secs(30),
@@ -134,7 +134,6 @@ impl Limits {
             ("max_text_bytes", self.max_text_bytes),
             ("max_picture_bytes", self.max_picture_bytes),
             ("max_requests", self.max_requests),
-            ("max_waiting_events", self.max_waiting_events),
             (
                 "max_requests_per_connection",
                 self.max_requests_per_connection as usize,
@@ -167,6 +166,7 @@ impl Timeouts {
             ("start", self.start),
             ("connect", self.connect),
             ("describe", self.describe),
+            ("accept", self.accept),
             ("put_picture", self.put_picture),
             ("reader_stall", self.reader_stall),
             ("ping_interval", self.ping_interval),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use tokio::time::Instant;
 
@@ -43,8 +44,10 @@ pub(crate) fn count_refused(reason: &'static str) {
     counter!(REQUESTS, "outcome" => reason).increment(1);
 }
 
-/// Measures one request that was taken on.
+/// Measures one request that was taken on. What is counted for every token is looked up once.
 pub(crate) struct RequestMeter {
+    completion_tokens: Counter,
+    inter_token: Histogram,
     admitted: Instant,
     last_tokens: Option<Instant>,
     num_tokens: usize,
@@ -54,6 +57,8 @@ impl RequestMeter {
     pub(crate) fn start() -> Self {
         gauge!(RUNNING).increment(1);
         Self {
+            completion_tokens: counter!(COMPLETION_TOKENS),
+            inter_token: histogram!(INTER_TOKEN),
             admitted: Instant::now(),
             last_tokens: None,
             num_tokens: 0,
@@ -72,12 +77,12 @@ impl RequestMeter {
             return;
         }
         let now = Instant::now();
-        counter!(COMPLETION_TOKENS).increment(num as u64);
+        self.completion_tokens.increment(num as u64);
         match self.last_tokens {
             None => histogram!(FIRST_TOKEN).record(now - self.admitted),
             Some(last) => {
                 let each = (now - last) / u32::try_from(num).unwrap_or(u32::MAX);
-                histogram!(INTER_TOKEN).record_many(each, num);
+                self.inter_token.record_many(each, num);
             }
         }
         self.last_tokens = Some(now);
@@ -85,7 +90,7 @@ impl RequestMeter {
     }
 
     /// The request reached a final state.
-    pub(crate) fn end(self, state: &Lifecycle) {
+    pub(crate) fn end(&self, state: &Lifecycle) {
         let elapsed = self.admitted.elapsed();
         let outcome = outcome(state);
         counter!(REQUESTS, "outcome" => outcome).increment(1);
@@ -108,7 +113,7 @@ fn outcome(state: &Lifecycle) -> &'static str {
         },
         Lifecycle::Cancelled => "CANCELLED",
         Lifecycle::Failed { error } => error.reason(),
-        Lifecycle::Admitted { .. } | Lifecycle::Rendered { .. } | Lifecycle::Running { .. } => {
+        Lifecycle::Admitted { .. } | Lifecycle::Rendered { .. } | Lifecycle::Running(_) => {
             "UNFINISHED"
         }
     }

@@ -6,8 +6,8 @@ use inkstone_interface::tokenizer::StreamDecoder;
 
 use super::stop_strings::{Scan, StopStrings};
 
-/// The answer of one request as it grows.
-#[derive(Debug)]
+/// One answer as it grows.
+#[derive(Debug, Clone)]
 pub(crate) struct Answer {
     decoder: StreamDecoder,
     stop_strings: StopStrings,
@@ -47,19 +47,26 @@ impl Answer {
     }
 
     /// Takes the next tokens.
-    pub(crate) fn push(&mut self, ids: &[u32]) -> Growth {
+    pub(crate) fn push(&mut self, mut ids: Vec<u32>) -> Growth {
         let mut growth = Growth::default();
-        for &id in ids {
-            self.num_tokens += 1;
-            growth.token_ids.push(id);
+        let mut num_taken = ids.len();
+        for (index, &id) in ids.iter().enumerate() {
             if self.stop_token_ids.contains(&id) {
+                continue;
+            }
+            if self.stop_strings.is_empty() {
+                self.decoder.push_to(id, &mut growth.text);
                 continue;
             }
             let text = self.decoder.push(id);
             if self.scan(&text, &mut growth) {
+                num_taken = index + 1;
                 break;
             }
         }
+        ids.truncate(num_taken);
+        self.num_tokens += u32::try_from(num_taken).unwrap_or(u32::MAX);
+        growth.token_ids = ids;
         growth
     }
 
@@ -120,7 +127,7 @@ mod tests {
             "the tokenizer knows the character by its bytes"
         );
         let mut answer = answer(&tokenizer, &[]);
-        let texts: Vec<_> = ids.iter().map(|&id| answer.push(&[id]).text).collect();
+        let texts: Vec<_> = ids.iter().map(|&id| answer.push(vec![id]).text).collect();
         assert_eq!(texts, ["", "", "", "🙂"]);
     }
 
@@ -129,7 +136,7 @@ mod tests {
         let tokenizer = tokenizer();
         let ids = tokenizer.encode("🙂", Trust::Untrusted);
         let mut answer = answer(&tokenizer, &[]);
-        assert_eq!(answer.push(&ids[..2]).text, "");
+        assert_eq!(answer.push(ids[..2].to_vec()).text, "");
         assert_eq!(answer.finish().text, "\u{fffd}\u{fffd}");
     }
 
@@ -139,7 +146,7 @@ mod tests {
         let mut answer = answer(&tokenizer, &[]);
         let mut ids = tokenizer.encode("hello", Trust::Untrusted);
         ids.push(tokenizer.end_of_turn_id());
-        let growth = answer.push(&ids);
+        let growth = answer.push(ids.clone());
         assert_eq!(growth.text, "hello");
         assert_eq!(growth.token_ids, ids);
         assert_eq!(answer.num_tokens(), ids.len() as u32);
@@ -151,8 +158,8 @@ mod tests {
         let tokenizer = tokenizer();
         let mut answer = answer(&tokenizer, &["lo!"]);
         let first = tokenizer.encode("hello", Trust::Untrusted);
-        assert_eq!(answer.push(&first).text, "hel");
-        let growth = answer.push(&tokenizer.encode("!xyz", Trust::Untrusted));
+        assert_eq!(answer.push(first).text, "hel");
+        let growth = answer.push(tokenizer.encode("!xyz", Trust::Untrusted));
         assert_eq!(growth.text, "");
         assert_eq!(growth.token_ids.len(), 1);
         assert_eq!(growth.stop_string.as_deref(), Some("lo!"));
@@ -163,7 +170,7 @@ mod tests {
         let tokenizer = tokenizer();
         let mut answer = answer(&tokenizer, &["low"]);
         let ids = tokenizer.encode("hello", Trust::Untrusted);
-        assert_eq!(answer.push(&ids).text, "hel");
+        assert_eq!(answer.push(ids).text, "hel");
         assert_eq!(answer.finish().text, "lo");
     }
 }

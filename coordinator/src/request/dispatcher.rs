@@ -6,11 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{
-    ChatRequest,
-    event_queue::{EventReceiver, event_queue},
-    run::Run,
-};
+use super::{ChatRequest, event_stream::EventStream, run::Run};
 use crate::{
     cluster_view::ClusterView,
     config::{Limits, Timeouts},
@@ -63,7 +59,7 @@ impl Dispatcher {
     pub(crate) fn start(
         self: &Arc<Self>,
         request: ChatRequest,
-    ) -> Result<EventReceiver, RequestError> {
+    ) -> Result<EventStream, RequestError> {
         let retry_after = self.timeouts.retry_after;
         if self.draining.is_cancelled() {
             return Err(RequestError::ShuttingDown { retry_after });
@@ -77,14 +73,13 @@ impl Dispatcher {
             }
         })?;
         let span = tracing::info_span!("request", request_id = %request.request_id);
-        let (sender, receiver) = event_queue(self.limits.max_waiting_events);
-        let run = Run::new(self.clone(), model, request, sender);
+        let (run, events) = Run::new(self.clone(), model, request);
         let task = async move {
             run.drive().await;
             drop(permit);
         };
         self.tasks.spawn(task.instrument(span));
-        Ok(receiver)
+        Ok(events)
     }
 
     /// Returns when running requests are to be cut.

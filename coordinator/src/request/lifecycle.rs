@@ -1,34 +1,30 @@
 //! The states of a request and how it goes from one to the next. No I/O here: `run` does what the effects say and
 //! feeds back what came of it.
 
-use super::{
-    ChatEvent, FinishReason, PromptSize, Usage,
-    detokenise::{Answer, Growth},
-    render::ReadyPrompt,
-};
+use super::{ChatEvent, FinishReason, PromptSize, Usage, answers::Answers, render::ReadyPrompt};
 use crate::{
     error::RequestError,
-    worker_client::{EndReason, GenerationEvent},
+    worker_client::{GenerationEvent, TokenInfo},
 };
+
+/// Positions of a prompt that are told in one event, so that it stays far below the 4 MiB that clients take in one message
+/// unless told otherwise.
+const MAX_PROMPT_LOGPROBS: usize = 1024;
 
 /// Where a request stands. The last three states are final, and one of them is reached once.
 #[derive(Debug)]
 pub(crate) enum Lifecycle {
     /// Its prompt is being rendered and its pictures are on their way to vision workers.
-    Admitted { answer: Answer, attempt: Attempt },
+    Admitted { answers: Answers, attempt: Attempt },
     /// Its prompt is known; a language group was asked to run it.
     Rendered {
-        answer: Answer,
+        answers: Answers,
         attempt: Attempt,
         prompt: PromptSize,
     },
-    /// A language group runs it.
-    Running {
-        answer: Answer,
-        attempt: Attempt,
-        prompt: PromptSize,
-    },
-    /// The answer is complete.
+    /// A language group took it on.
+    Running(Running),
+    /// All answers are complete; answer 0 ended so.
     Finished { reason: FinishReason },
     /// The client went away.
     Cancelled,
@@ -36,11 +32,23 @@ pub(crate) enum Lifecycle {
     Failed { error: RequestError },
 }
 
+/// A request that a language group took on.
+#[derive(Debug)]
+pub(crate) struct Running {
+    answers: Answers,
+    attempt: Attempt,
+    prompt: PromptSize,
+    /// Positions of the prompt that were found in the cache.
+    cached_tokens: u32,
+}
+
 /// What was done before for this request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Attempt {
     /// The client was told that it started.
     started: bool,
+    /// The client was told the log-probabilities of so many positions of the prompt.
+    prompt_logprobs: u32,
     /// Features were evicted once and the pictures put again; a second time is a failure.
     pictures_put_again: bool,
 }
@@ -75,19 +83,17 @@ pub(crate) enum Effect {
     Fail(RequestError),
 }
 
-type Step = (Lifecycle, Vec<Effect>);
-
 impl Lifecycle {
-    /// A new request.
-    pub(crate) fn admit(answer: Answer) -> Step {
+    /// A new request, and what is to be done first.
+    pub(crate) fn admit(answers: Answers) -> (Self, Effect) {
         let attempt = Attempt::default();
-        (Self::Admitted { answer, attempt }, vec![Effect::Render])
+        (Self::Admitted { answers, attempt }, Effect::Render)
     }
 
     /// Whether nothing follows; whatever still runs for the request is to be dropped.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            Self::Admitted { .. } | Self::Rendered { .. } | Self::Running { .. } => false,
+            Self::Admitted { .. } | Self::Rendered { .. } | Self::Running(_) => false,
             Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => true,
         }
     }
@@ -97,177 +103,183 @@ impl Lifecycle {
         match self {
             Self::Admitted { .. } => "admitted",
             Self::Rendered { .. } => "rendered",
-            Self::Running { .. } => "running",
+            Self::Running(_) => "running",
             Self::Finished { .. } => "finished",
             Self::Cancelled => "cancelled",
             Self::Failed { .. } => "failed",
         }
     }
 
-    /// Takes an event in. In a final state nothing changes any more.
-    pub(crate) fn apply(self, event: Event, model: &str) -> Step {
+    /// Takes an event in and adds what is to be done. In a final state nothing changes any more.
+    pub(crate) fn apply(&mut self, event: Event, model: &str, effects: &mut Vec<Effect>) {
+        if self.is_final() {
+            return;
+        }
         match event {
-            Event::ClientGone if !self.is_final() => (Self::Cancelled, vec![]),
-            Event::Failed(error) if !self.is_final() => fail(error),
-            Event::ClientGone | Event::Failed(_) => (self, vec![]),
-            Event::Rendered(prompt) => self.rendered(prompt),
-            Event::Accepted => self.accepted(model),
-            Event::FeaturesMissing(error) => self.features_missing(error),
-            Event::Generation(event) => self.generation(event),
+            Event::ClientGone => *self = Self::Cancelled,
+            Event::Failed(error) => self.fail(error, effects),
+            Event::Rendered(prompt) => self.rendered(prompt, effects),
+            Event::Accepted => self.accepted(effects),
+            Event::FeaturesMissing(error) => self.features_missing(error, effects),
+            Event::Generation(event) => self.generation(event, model, effects),
         }
     }
 
-    fn rendered(self, prompt: ReadyPrompt) -> Step {
-        match self {
-            Self::Admitted { answer, attempt } => {
-                let state = Self::Rendered {
-                    answer,
+    fn rendered(&mut self, prompt: ReadyPrompt, effects: &mut Vec<Effect>) {
+        match self.take() {
+            Self::Admitted { answers, attempt } => {
+                *self = Self::Rendered {
+                    answers,
                     attempt,
                     prompt: prompt.size,
                 };
-                (state, vec![Effect::Generate(prompt)])
+                effects.push(Effect::Generate(prompt));
             }
-            Self::Rendered { .. } | Self::Running { .. } => self.out_of_turn("rendered"),
-            Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => (self, vec![]),
+            other => self.out_of_turn("rendered", other.name(), effects),
         }
     }
 
-    fn accepted(self, model: &str) -> Step {
-        match self {
+    fn accepted(&mut self, effects: &mut Vec<Effect>) {
+        match self.take() {
             Self::Rendered {
-                answer,
-                mut attempt,
+                answers,
+                attempt,
                 prompt,
             } => {
-                let first_time = !std::mem::replace(&mut attempt.started, true);
-                let started = first_time.then(|| {
-                    Effect::Emit(ChatEvent::Started {
-                        model: model.to_owned(),
-                        prompt,
-                    })
-                });
-                let state = Self::Running {
-                    answer,
+                *self = Self::Running(Running {
+                    answers,
                     attempt,
                     prompt,
-                };
-                (state, started.into_iter().collect())
+                    cached_tokens: 0,
+                });
             }
-            Self::Admitted { .. } | Self::Running { .. } => self.out_of_turn("accepted"),
-            Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => (self, vec![]),
+            other => self.out_of_turn("accepted", other.name(), effects),
         }
     }
 
-    fn features_missing(self, error: RequestError) -> Step {
-        match self {
+    fn features_missing(&mut self, error: RequestError, effects: &mut Vec<Effect>) {
+        match self.take() {
             Self::Rendered {
-                answer, attempt, ..
+                answers, attempt, ..
             }
-            | Self::Running {
-                answer, attempt, ..
-            } if answer.num_tokens() == 0 && !attempt.pictures_put_again => {
+            | Self::Running(Running {
+                answers, attempt, ..
+            }) if answers.num_tokens() == 0 && !attempt.pictures_put_again => {
                 let attempt = Attempt {
                     pictures_put_again: true,
                     ..attempt
                 };
-                (Self::Admitted { answer, attempt }, vec![Effect::Render])
+                *self = Self::Admitted { answers, attempt };
+                effects.push(Effect::Render);
             }
-            Self::Admitted { .. } | Self::Rendered { .. } | Self::Running { .. } => fail(error),
-            Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => (self, vec![]),
+            _ => self.fail(error, effects),
         }
     }
 
-    fn generation(self, event: GenerationEvent) -> Step {
-        match self {
-            Self::Running {
-                answer,
-                attempt,
-                prompt,
-            } => match event {
-                GenerationEvent::Tokens { first_index, ids } => {
-                    tokens(answer, attempt, prompt, first_index, &ids)
-                }
-                GenerationEvent::Ended(reason) => ended(answer, prompt, reason),
-            },
-            Self::Admitted { .. } | Self::Rendered { .. } => self.out_of_turn("generation"),
-            Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => (self, vec![]),
+    fn generation(&mut self, event: GenerationEvent, model: &str, effects: &mut Vec<Effect>) {
+        let Self::Running(running) = self else {
+            let state = self.name();
+            self.out_of_turn("generation", state, effects);
+            return;
+        };
+        if let Err(fault) = running.take_in(event, model, effects) {
+            self.fail(RequestError::Internal(fault), effects);
+            return;
         }
+        if let Some(end) = running.answers.end() {
+            let reason = end.reason;
+            effects.push(Effect::Emit(ChatEvent::Finished {
+                end: end.clone(),
+                usage: running.usage(),
+            }));
+            *self = Self::Finished { reason };
+        }
+    }
+
+    fn fail(&mut self, error: RequestError, effects: &mut Vec<Effect>) {
+        *self = Self::Failed {
+            error: error.clone(),
+        };
+        effects.push(Effect::Fail(error));
     }
 
     /// An event that cannot come in this state: a bug in the driver, which must not take the process down.
-    fn out_of_turn(self, event: &str) -> Step {
-        let state = self.name();
-        fail(RequestError::Internal(format!(
-            "event `{event}` came in state `{state}`"
-        )))
+    fn out_of_turn(&mut self, event: &str, state: &str, effects: &mut Vec<Effect>) {
+        let fault = format!("event `{event}` came in state `{state}`");
+        self.fail(RequestError::Internal(fault), effects);
+    }
+
+    /// The state, of which another is made.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Cancelled)
     }
 }
 
-fn fail(error: RequestError) -> Step {
-    let state = Lifecycle::Failed {
-        error: error.clone(),
-    };
-    (state, vec![Effect::Fail(error)])
-}
-
-fn tokens(
-    mut answer: Answer,
-    attempt: Attempt,
-    prompt: PromptSize,
-    first_index: u32,
-    ids: &[u32],
-) -> Step {
-    let wanted = answer.num_tokens();
-    if first_index != wanted {
-        return fail(RequestError::Internal(format!(
-            "the leader sent token {first_index}, wanted token {wanted}"
-        )));
+impl Running {
+    fn take_in(
+        &mut self,
+        event: GenerationEvent,
+        model: &str,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), String> {
+        if let GenerationEvent::Started { cached_tokens } = event {
+            self.cached_tokens = cached_tokens;
+        }
+        if !std::mem::replace(&mut self.attempt.started, true) {
+            effects.push(Effect::Emit(ChatEvent::Started {
+                model: model.to_owned(),
+                prompt: self.prompt,
+                cached_tokens: self.cached_tokens,
+            }));
+        }
+        let mut tell = |event| effects.push(Effect::Emit(event));
+        match event {
+            GenerationEvent::Started { .. } => Ok(()),
+            GenerationEvent::PromptLogprobs { first, tokens } => {
+                self.prompt_logprobs(first, tokens, tell)
+            }
+            GenerationEvent::Tokens(batch) => self.answers.tokens(batch, tell),
+            GenerationEvent::Ended { branch, reason } => {
+                self.answers.ended(branch, reason, &mut tell)
+            }
+            GenerationEvent::Beams(beams) => self.answers.beams(beams, tell),
+        }
     }
-    let growth = answer.push(ids);
-    if growth.stop_string.is_some() {
-        return finish(growth, &answer, prompt, FinishReason::Stop);
+
+    /// Tells those that were not told in an earlier attempt.
+    fn prompt_logprobs(
+        &mut self,
+        mut first: u32,
+        mut tokens: Vec<TokenInfo>,
+        mut tell: impl FnMut(ChatEvent),
+    ) -> Result<(), String> {
+        let told = self.attempt.prompt_logprobs;
+        if first > told {
+            return Err(format!(
+                "the leader sent log-probabilities of prompt token {first}, wanted token {told}"
+            ));
+        }
+        let num_known = (told - first) as usize;
+        tokens.drain(..num_known.min(tokens.len()));
+        first = told;
+        while !tokens.is_empty() {
+            let rest = tokens.split_off(tokens.len().min(MAX_PROMPT_LOGPROBS));
+            let num_told = tokens.len() as u32;
+            tell(ChatEvent::PromptLogprobs { first, tokens });
+            first += num_told;
+            tokens = rest;
+        }
+        self.attempt.prompt_logprobs = first;
+        Ok(())
     }
-    let effects = delta(growth).into_iter().collect();
-    let state = Lifecycle::Running {
-        answer,
-        attempt,
-        prompt,
-    };
-    (state, effects)
-}
 
-fn ended(mut answer: Answer, prompt: PromptSize, reason: EndReason) -> Step {
-    let growth = answer.finish();
-    let reason = match reason {
-        // A stop string that only the flushed text completed.
-        _ if growth.stop_string.is_some() => FinishReason::Stop,
-        EndReason::Stop => FinishReason::Stop,
-        EndReason::Length => FinishReason::Length,
-    };
-    finish(growth, &answer, prompt, reason)
-}
-
-fn finish(mut growth: Growth, answer: &Answer, prompt: PromptSize, reason: FinishReason) -> Step {
-    let usage = Usage {
-        prompt,
-        completion_tokens: answer.num_tokens(),
-    };
-    let finished = Effect::Emit(ChatEvent::Finished {
-        reason,
-        stop_string: growth.stop_string.take(),
-        usage,
-    });
-    let effects = delta(growth).into_iter().chain([finished]).collect();
-    (Lifecycle::Finished { reason }, effects)
-}
-
-/// The event for what was added; none when nothing was.
-fn delta(growth: Growth) -> Option<Effect> {
-    let Growth {
-        text, token_ids, ..
-    } = growth;
-    let empty = text.is_empty() && token_ids.is_empty();
-    (!empty).then_some(Effect::Emit(ChatEvent::Delta { text, token_ids }))
+    fn usage(&self) -> Usage {
+        Usage {
+            prompt: self.prompt,
+            cached_tokens: self.cached_tokens,
+            completion_tokens: self.answers.num_tokens(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The life of a request, from what a client asked for, checked, to the events it is sent.
 
+pub(crate) mod answers;
 pub(crate) mod detokenise;
 pub(crate) mod dispatcher;
-pub(crate) mod event_queue;
+pub(crate) mod event_stream;
 pub(crate) mod lifecycle;
 pub(crate) mod pictures;
 pub(crate) mod render;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use inkstone_interface::chat_template::{BosRule, Role};
 use tokio::time::Instant;
 
-use crate::worker_client::Sampling;
+use crate::worker_client::{Beam, Decoding, Priority, Sampling, TokenInfo};
 
 /// A chat request with every field checked on its own; whether it fits the model shows when it is rendered.
 #[derive(Debug, Clone)]
@@ -25,9 +26,51 @@ pub(crate) struct ChatRequest {
     pub(crate) model: String,
     pub(crate) messages: Arc<[Message]>,
     pub(crate) sampling: Sampling,
+    pub(crate) answers: AnswerPlan,
     pub(crate) stop: StopRule,
     pub(crate) layout: PromptLayout,
+    /// Tell the log-probabilities of answers.
+    pub(crate) logprobs: bool,
+    /// Tell the log-probabilities of the prompt.
+    pub(crate) prompt_logprobs: bool,
+    pub(crate) priority: Priority,
+    /// On whose behalf the call is made; tenants share nothing that is cached. Empty: nobody's in particular.
+    pub(crate) tenant: Bytes,
     pub(crate) deadline: Option<Instant>,
+}
+
+/// Which answers are wanted, and how they come about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum AnswerPlan {
+    /// Each is drawn on its own and streams.
+    All {
+        /// At least 1.
+        num_answers: u32,
+    },
+    /// Of those drawn the most likely ones, at the end.
+    Best {
+        /// At least 1.
+        num_answers: u32,
+        /// More than `num_answers`.
+        num_drawn: u32,
+    },
+    /// Those that a beam search finds, at the end.
+    Beam(Beam),
+}
+
+impl AnswerPlan {
+    /// What a group is asked for.
+    pub(crate) fn decoding(&self) -> Decoding {
+        match *self {
+            Self::All { num_answers } => Decoding::Sample {
+                branches: num_answers,
+            },
+            Self::Best { num_drawn, .. } => Decoding::Sample {
+                branches: num_drawn,
+            },
+            Self::Beam(beam) => Decoding::Beam(beam),
+        }
+    }
 }
 
 /// One turn.
@@ -54,6 +97,8 @@ pub(crate) struct StopRule {
     pub(crate) stop_strings: Vec<String>,
     /// Go on past the model's own end of turn.
     pub(crate) ignore_eos: bool,
+    /// The model's own end of turn is not drawn earlier. At most `max_tokens`.
+    pub(crate) min_tokens: u32,
 }
 
 /// How the prompt is laid out.
@@ -70,16 +115,46 @@ pub(crate) struct PromptLayout {
 /// One event of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ChatEvent {
-    /// A language group took the request on.
-    Started { model: String, prompt: PromptSize },
-    /// More of the answer.
-    Delta { text: String, token_ids: Vec<u32> },
-    /// The end.
-    Finished {
-        reason: FinishReason,
-        stop_string: Option<String>,
-        usage: Usage,
+    /// A language group runs the request.
+    Started {
+        model: String,
+        prompt: PromptSize,
+        /// Positions of the prompt that were found in the cache.
+        cached_tokens: u32,
     },
+    /// Log-probabilities of the prompt, from this position on.
+    PromptLogprobs { first: u32, tokens: Vec<TokenInfo> },
+    /// More of an answer.
+    Delta(Delta),
+    /// The end of one of several answers.
+    AnswerFinished {
+        answer: u32,
+        end: AnswerEnd,
+        completion_tokens: u32,
+        /// What it was chosen by.
+        score: Option<f32>,
+    },
+    /// The end of all; the end told is that of answer 0.
+    Finished { end: AnswerEnd, usage: Usage },
+}
+
+/// More of an answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Delta {
+    /// Which answer.
+    pub(crate) answer: u32,
+    pub(crate) text: String,
+    pub(crate) token_ids: Vec<u32>,
+    /// One for each id, or none at all.
+    pub(crate) logprobs: Vec<TokenInfo>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AnswerEnd {
+    pub(crate) reason: FinishReason,
+    /// The stop string that ended it.
+    pub(crate) stop_string: Option<String>,
 }
 
 /// Positions of a prompt.
@@ -95,7 +170,9 @@ pub(crate) struct PromptSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) prompt: PromptSize,
-    /// Tokens generated, the stop token included.
+    /// Of the prompt, positions that were found in the cache.
+    pub(crate) cached_tokens: u32,
+    /// Tokens generated, stop tokens included, of all answers.
     pub(crate) completion_tokens: u32,
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn tokenise(
         );
         return Err(RequestError::invalid("prompt.hd_num", description));
     }
+    check_bias(model, request)?;
     let messages: Vec<_> = request.messages.iter().map(template_message).collect();
     let parts = messages.iter().flat_map(|message| &message.content);
     let options = RenderOptions {
@@ -52,6 +53,20 @@ pub(crate) fn tokenise(
     let template = ChatTemplate::of(&model.description);
     let rendered = template.render(&model.tokenizer, &messages, &options);
     rendered.map_err(|error| refusal(&error, messages.len()))
+}
+
+/// Only the model's own tokens can be favoured.
+fn check_bias(model: &ServedModel, request: &ChatRequest) -> Result<(), RequestError> {
+    let vocab_size = model.description.config.vocab_size;
+    // Ids are in order.
+    match request.sampling.logit_bias.last() {
+        Some(&(id, _)) if id as usize >= vocab_size => {
+            let path = format!("sampling.logit_bias[{id}]");
+            let description = format!("must be a token id below {vocab_size}, found {id}");
+            Err(RequestError::invalid(path, description))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Puts the pictures into their slots and checks that the prompt fits.

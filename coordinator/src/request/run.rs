@@ -1,87 +1,157 @@
-//! Drives one request: does what its lifecycle asks for, feeds back what came of it, and watches for the client, the
-//! deadline, a reader that stopped reading, and the end of the coordinator. Dropping its work ends what runs elsewhere.
+//! Drives one request: does the work that takes long, and watches for the client, the deadline, a reader that stopped
+//! reading, and the end of the coordinator. Once a language group runs the request, its words go past this task to the
+//! reader. Dropping the work, and the request's state coming to its end, end what runs elsewhere.
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use futures::{FutureExt, future::BoxFuture};
 use inkstone_cluster::Epoch;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
-    ChatEvent, ChatRequest, PromptSize,
+    ChatRequest, PromptSize,
+    answers::Answers,
     detokenise::Answer,
     dispatcher::Dispatcher,
-    event_queue::EventSender,
-    lifecycle::{Effect, Event, Lifecycle},
+    event_stream::{EventStream, FailureContext, Steering, Task, event_stream},
+    lifecycle::Event,
     pictures::{self, PutOptions},
     render::{self, ReadyPrompt},
 };
 use crate::{
     error::RequestError,
     model::ServedModel,
-    telemetry::RequestMeter,
-    worker_client::{Generation, GenerationEvent, GenerationStream, WorkerError},
+    worker_client::{Generation, GenerationStream, WorkerError},
 };
 
 /// One request and what it needs.
 pub(super) struct Run {
+    asked: Asked,
+    steering: Steering,
+}
+
+/// What is asked of whom.
+struct Asked {
     dispatcher: Arc<Dispatcher>,
     model: Arc<ServedModel>,
     request: ChatRequest,
-    events: EventSender,
-    work: Work,
-    meter: RequestMeter,
 }
 
-/// What is going on for the request elsewhere.
+/// What is going on for the request elsewhere, that its task waits for.
 enum Work {
     Nothing,
     Rendering(BoxFuture<'static, Result<ReadyPrompt, RequestError>>),
     Opening(BoxFuture<'static, Result<GenerationStream, WorkerError>>),
-    Generating(GenerationStream),
+}
+
+/// What came of it.
+enum Done {
+    Rendered(Result<ReadyPrompt, RequestError>),
+    Opened(Result<GenerationStream, WorkerError>),
 }
 
 impl Run {
+    /// The request's task, and the events that its client reads.
     pub(super) fn new(
         dispatcher: Arc<Dispatcher>,
         model: Arc<ServedModel>,
         request: ChatRequest,
-        events: EventSender,
-    ) -> Self {
-        Self {
+    ) -> (Self, EventStream) {
+        let failures = FailureContext {
+            retry_after: dispatcher.timeouts.retry_after,
+            is_constrained: request.sampling.constraint.is_some(),
+        };
+        let asked = Asked {
             dispatcher,
             model,
             request,
-            events,
-            work: Work::Nothing,
-            meter: RequestMeter::start(),
-        }
+        };
+        let name = asked.model.description.name.clone();
+        let (steering, events) = event_stream(name, asked.answers(), failures);
+        (Self { asked, steering }, events)
     }
 
     /// Runs until the request reaches a final state.
-    pub(super) async fn drive(mut self) {
+    pub(super) async fn drive(self) {
+        let Self {
+            mut asked,
+            steering,
+        } = self;
         tracing::info!(
-            num_messages = self.request.messages.len(),
+            num_messages = asked.request.messages.len(),
             "request admitted"
         );
-        let (mut state, mut effects) = Lifecycle::admit(self.new_answer());
-        loop {
-            for effect in effects {
-                self.perform(effect);
+        let dispatcher = asked.dispatcher.clone();
+        let ending = ending(&steering, &dispatcher, asked.request.deadline);
+        tokio::pin!(ending);
+        let mut work = Work::Nothing;
+        while !steering.is_over() {
+            match steering.take_work() {
+                Some(Task::Render) => work = Work::Rendering(asked.render().boxed()),
+                Some(Task::Generate(prompt)) => {
+                    let PromptSize {
+                        prompt_tokens,
+                        picture_tokens,
+                    } = prompt.size;
+                    tracing::info!(prompt_tokens, picture_tokens, "prompt rendered");
+                    work = Work::Opening(asked.generate(prompt).boxed());
+                }
+                None => {}
             }
-            if state.is_final() {
-                break;
+            tokio::select! {
+                // What ends the request goes before its progress.
+                biased;
+                event = &mut ending => steering.apply(event),
+                () = steering.turn() => {
+                    if steering.has_tokens() {
+                        // From the first token on the pictures are not needed again.
+                        asked.request.messages = Arc::default();
+                    }
+                }
+                done = work.next() => {
+                    work = Work::Nothing;
+                    match done {
+                        Done::Rendered(prompt) => {
+                            steering.apply(prompt.map_or_else(Event::Failed, Event::Rendered));
+                        }
+                        Done::Opened(Ok(generation)) => steering.run(generation),
+                        Done::Opened(Err(error)) => steering.refuse(error),
+                    }
+                }
             }
-            let event = self.next_event().await;
-            (state, effects) = state.apply(event, &self.model.description.name);
         }
-        self.meter.end(&state);
+        steering.measure();
     }
+}
 
-    fn new_answer(&self) -> Answer {
+/// What ends the request from outside.
+async fn ending(steering: &Steering, dispatcher: &Dispatcher, deadline: Option<Instant>) -> Event {
+    let timeouts = &dispatcher.timeouts;
+    let deadline_passed = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = steering.reader_gone() => Event::ClientGone,
+        () = deadline_passed => Event::Failed(RequestError::DeadlineExceeded),
+        () = dispatcher.cut() => Event::Failed(RequestError::ShuttingDown {
+            retry_after: timeouts.retry_after,
+        }),
+        () = steering.reader_stalled(timeouts.reader_stall) => {
+            Event::Failed(RequestError::ReaderTooSlow { stalled: timeouts.reader_stall })
+        }
+    }
+}
+
+impl Asked {
+    fn answers(&self) -> Answers {
         let stop = &self.request.stop;
         let decoder = self.model.tokenizer.stream_decoder();
-        Answer::new(decoder, stop.stop_strings.clone(), self.stop_token_ids())
+        let blank = Answer::new(decoder, stop.stop_strings.clone(), self.stop_token_ids());
+        Answers::new(self.request.answers, self.request.logprobs, blank)
     }
 
     fn stop_token_ids(&self) -> Arc<[u32]> {
@@ -90,63 +160,6 @@ impl Run {
         } else {
             self.model.stop_token_ids.clone()
         }
-    }
-
-    async fn next_event(&mut self) -> Event {
-        let timeouts = &self.dispatcher.timeouts;
-        let deadline = self.request.deadline;
-        let deadline_passed = async move {
-            match deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let event = tokio::select! {
-            // What ends the request goes before its progress.
-            biased;
-            () = self.events.reader_gone() => Event::ClientGone,
-            () = deadline_passed => Event::Failed(RequestError::DeadlineExceeded),
-            () = self.dispatcher.cut() => Event::Failed(RequestError::ShuttingDown {
-                retry_after: timeouts.retry_after,
-            }),
-            () = self.events.reader_stalled(timeouts.reader_stall) => {
-                Event::Failed(RequestError::ReaderTooSlow { stalled: timeouts.reader_stall })
-            }
-            event = self.work.next(timeouts.retry_after) => event,
-        };
-        self.note(&event);
-        event
-    }
-
-    fn note(&mut self, event: &Event) {
-        if let Event::Generation(GenerationEvent::Tokens { ids, .. }) = event {
-            self.meter.tokens(ids.len());
-            // From the first token on the pictures are not needed again.
-            self.request.messages = Arc::default();
-        }
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Render => self.work = Work::Rendering(self.render().boxed()),
-            Effect::Generate(prompt) => {
-                let PromptSize {
-                    prompt_tokens,
-                    picture_tokens,
-                } = prompt.size;
-                tracing::info!(prompt_tokens, picture_tokens, "prompt rendered");
-                self.work = Work::Opening(self.generate(prompt).boxed());
-            }
-            Effect::Emit(event) => self.emit(event),
-            Effect::Fail(error) => self.events.fail(error),
-        }
-    }
-
-    fn emit(&self, event: ChatEvent) {
-        if let ChatEvent::Started { prompt, .. } = &event {
-            self.meter.prompt(*prompt);
-        }
-        self.events.push(event);
     }
 
     /// Tokenises, puts the pictures and joins the two.
@@ -182,52 +195,32 @@ impl Run {
         prompt: ReadyPrompt,
     ) -> impl Future<Output = Result<GenerationStream, WorkerError>> + 'static {
         let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
+        let request = &self.request;
+        let mut sampling = request.sampling.clone();
+        sampling.min_new_tokens = request.stop.min_tokens.min(prompt.max_new_tokens);
         let generation = Generation {
-            request_id: self.request.request_id.clone(),
+            request_id: request.request_id.clone(),
             epoch: Epoch(0),
             prompt: prompt.pieces,
-            sampling: self.request.sampling,
+            sampling,
+            decoding: request.answers.decoding(),
             max_new_tokens: prompt.max_new_tokens,
             stop_token_ids: self.stop_token_ids().to_vec(),
-            deadline: self.request.deadline,
+            priority: request.priority,
+            cache_salt: request.tenant.clone(),
+            prompt_logprobs: request.prompt_logprobs,
         };
         async move { dispatcher.cluster.generate(&model, &generation).await }
     }
 }
 
 impl Work {
-    /// What comes of the work next. May be dropped and called again.
-    async fn next(&mut self, retry_after: std::time::Duration) -> Event {
-        let failed = |error| match error {
-            WorkerError::FeaturesMissing => {
-                Event::FeaturesMissing(RequestError::from_language(error, retry_after))
-            }
-            _ => Event::Failed(RequestError::from_language(error, retry_after)),
-        };
+    /// What comes of the work. May be dropped and called again, until it is done.
+    async fn next(&mut self) -> Done {
         match self {
             Self::Nothing => std::future::pending().await,
-            Self::Rendering(rendered) => {
-                let rendered = rendered.await;
-                *self = Self::Nothing;
-                rendered.map_or_else(Event::Failed, Event::Rendered)
-            }
-            Self::Opening(opened) => match opened.await {
-                Ok(events) => {
-                    *self = Self::Generating(events);
-                    Event::Accepted
-                }
-                Err(error) => {
-                    *self = Self::Nothing;
-                    failed(error)
-                }
-            },
-            Self::Generating(events) => match events.next().await {
-                Some(Ok(event)) => Event::Generation(event),
-                Some(Err(error)) => failed(error),
-                None => failed(WorkerError::Unavailable(
-                    "the leader closed the stream before the end".into(),
-                )),
-            },
+            Self::Rendering(rendered) => Done::Rendered(rendered.await),
+            Self::Opening(opened) => Done::Opened(opened.await),
         }
     }
 }

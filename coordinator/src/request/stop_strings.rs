@@ -2,7 +2,7 @@
 
 /// Looks for stop strings while the text grows. The first one to be complete wins; of several that end at the same
 /// character, the longest. So what is let through never contains a stop string, however the text is cut into pieces.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct StopStrings {
     /// None is empty.
     stops: Vec<String>,
@@ -29,6 +29,11 @@ impl StopStrings {
             stops,
             held: String::new(),
         }
+    }
+
+    /// Whether there is nothing to look for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stops.is_empty()
     }
 
     /// Takes the next piece of the text.

@@ -1,5 +1,7 @@
 //! The whole coordinator over a fake cluster, spoken to by gRPC over loopback. A module for each promise.
 
+mod answers;
+mod connection;
 mod ending;
 mod pictures;
 mod refusals;
@@ -168,10 +170,13 @@ async fn next(
     }))
 }
 
-/// A whole answer, its order checked: one Started, any number of Deltas, one Finished or an error.
+/// A whole answer, its order checked: one Started, any number of other events, one Finished or an error.
 struct Answer {
     started: wire::Started,
+    prompt_logprobs: Vec<wire::PromptLogprobs>,
+    /// Of all answers.
     deltas: Vec<wire::Delta>,
+    ends: Vec<wire::AnswerFinished>,
     end: Result<wire::Finished, Status>,
 }
 
@@ -180,10 +185,20 @@ impl Answer {
         let Some(Event::Started(started)) = next(&mut answer, 0).await.unwrap() else {
             panic!("the first event is Started");
         };
-        let mut deltas = vec![];
+        let mut prompt_logprobs = vec![];
+        let mut deltas: Vec<wire::Delta> = vec![];
+        let mut ends: Vec<wire::AnswerFinished> = vec![];
+        let mut seq = 0;
         let end = loop {
-            match next(&mut answer, 1 + deltas.len() as u64).await {
-                Ok(Some(Event::Delta(delta))) => deltas.push(delta),
+            seq += 1;
+            match next(&mut answer, seq).await {
+                Ok(Some(Event::PromptLogprobs(logprobs))) => prompt_logprobs.push(logprobs),
+                Ok(Some(Event::Delta(delta))) => {
+                    let is_over = ends.iter().any(|end| end.answer == delta.answer);
+                    assert!(!is_over, "answer {} goes on after its end", delta.answer);
+                    deltas.push(delta);
+                }
+                Ok(Some(Event::AnswerFinished(end))) => ends.push(end),
                 Ok(Some(Event::Finished(finished))) => break Ok(finished),
                 Err(status) => break Err(status),
                 Ok(other) => panic!("{other:?} after {} deltas", deltas.len()),
@@ -194,16 +209,22 @@ impl Answer {
         }
         Self {
             started,
+            prompt_logprobs,
             deltas,
+            ends,
             end,
         }
     }
 
+    /// Of the only answer.
     fn text(&self) -> String {
-        self.deltas
-            .iter()
-            .map(|delta| delta.text.as_str())
-            .collect()
+        assert!(self.ends.is_empty(), "there are several answers");
+        self.text_of(0)
+    }
+
+    fn text_of(&self, answer: u32) -> String {
+        let deltas = self.deltas.iter().filter(|delta| delta.answer == answer);
+        deltas.map(|delta| delta.text.as_str()).collect()
     }
 
     fn token_ids(&self) -> Vec<u32> {

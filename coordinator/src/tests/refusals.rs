@@ -71,6 +71,160 @@ async fn all_faults_are_reported_together() {
     );
 }
 
+/// The fields that are named when these parts of a request are wrong.
+async fn check_faults(change: impl FnOnce(&mut wire::ChatRequest), paths: &[&str]) {
+    let mut request = wire::ChatRequest {
+        sampling: Some(wire::SamplingParams::default()),
+        ..question("hi")
+    };
+    change(&mut request);
+    let status = coordinator().await.refusal(request).await;
+    check_fields(&status, paths);
+}
+
+fn sampling(request: &mut wire::ChatRequest) -> &mut wire::SamplingParams {
+    request.sampling.as_mut().unwrap()
+}
+
+#[tokio::test]
+async fn numbers_of_the_draw_out_of_range_are_named() {
+    let change = |request: &mut wire::ChatRequest| {
+        *sampling(request) = wire::SamplingParams {
+            min_p: Some(1.5),
+            presence_penalty: Some(-2.5),
+            frequency_penalty: Some(f32::INFINITY),
+            logit_bias: [(3, 101.0), (4, 100.0), (5, f32::NAN)].into(),
+            n: Some(17),
+            best_of: Some(16),
+            top_logprobs: 21,
+            ..Default::default()
+        };
+    };
+    let paths = [
+        "sampling.n",
+        "sampling.best_of",
+        "sampling.min_p",
+        "sampling.presence_penalty",
+        "sampling.frequency_penalty",
+        "sampling.top_logprobs",
+        "sampling.logit_bias[3]",
+        "sampling.logit_bias[5]",
+    ];
+    check_faults(change, &paths).await;
+    check_faults(|request| sampling(request).n = Some(0), &["sampling.n"]).await;
+    let change = |request: &mut wire::ChatRequest| sampling(request).best_of = Some(17);
+    check_faults(change, &["sampling.best_of"]).await;
+    let change = |request: &mut wire::ChatRequest| sampling(request).top_logprobs = 1;
+    check_faults(change, &["sampling.top_logprobs"]).await;
+}
+
+#[tokio::test]
+async fn a_bias_is_for_tokens_of_the_model_and_not_for_too_many() {
+    let change = |request: &mut wire::ChatRequest| {
+        sampling(request).logit_bias = [(1023, 1.0), (1024, 1.0)].into();
+    };
+    check_faults(change, &["sampling.logit_bias[1024]"]).await;
+    let change = |request: &mut wire::ChatRequest| {
+        sampling(request).logit_bias = (0..1025).map(|id| (id, 1.0)).collect();
+    };
+    check_faults(change, &["sampling.logit_bias"]).await;
+}
+
+#[tokio::test]
+async fn more_tokens_at_least_than_at_most_are_refused() {
+    let change = |request: &mut wire::ChatRequest| {
+        request.stop = Some(wire::StopParams {
+            max_tokens: Some(5),
+            min_tokens: 6,
+            ..Default::default()
+        });
+    };
+    check_faults(change, &["stop.min_tokens"]).await;
+}
+
+#[tokio::test]
+async fn beams_out_of_range_and_together_with_draws_are_refused() {
+    let change = |request: &mut wire::ChatRequest| {
+        request.beam = Some(wire::BeamParams {
+            width: 17,
+            num_answers: Some(18),
+            length_penalty: Some(10.5),
+            early_stopping: false,
+        });
+        *sampling(request) = wire::SamplingParams {
+            n: Some(2),
+            best_of: Some(3),
+            logprobs: true,
+            temperature: Some(0.5),
+            ..Default::default()
+        };
+    };
+    let paths = [
+        "sampling.n",
+        "sampling.best_of",
+        "sampling.logprobs",
+        "sampling.temperature",
+        "beam.width",
+        "beam.num_answers",
+        "beam.length_penalty",
+    ];
+    check_faults(change, &paths).await;
+    let change = |request: &mut wire::ChatRequest| request.beam = Some(wire::BeamParams::default());
+    check_faults(change, &["beam.width"]).await;
+}
+
+#[tokio::test]
+async fn constraints_that_cannot_be_are_refused() {
+    use wire::constraint::Form;
+    let choices = |choices: Vec<String>| Form::Choices(wire::ChoiceList { choices });
+    for (form, path) in [
+        (None, "constraint"),
+        (Some(choices(vec![])), "constraint.choices"),
+        (Some(choices(vec!["x".into(); 1025])), "constraint.choices"),
+        (
+            Some(choices(vec!["x".repeat(65_537)])),
+            "constraint.choices",
+        ),
+        (
+            Some(choices(vec!["x".into(), String::new()])),
+            "constraint.choices[1]",
+        ),
+        (
+            Some(Form::JsonSchema("x".repeat(65_537))),
+            "constraint.json_schema",
+        ),
+        (
+            Some(Form::JsonSchema(String::new())),
+            "constraint.json_schema",
+        ),
+        (Some(Form::Regex("x".repeat(4097))), "constraint.regex"),
+    ] {
+        let change =
+            |request: &mut wire::ChatRequest| request.constraint = Some(wire::Constraint { form });
+        check_faults(change, &[path]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_priority_is_refused() {
+    check_faults(|request| request.priority = 3, &["priority"]).await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_cannot_be_is_refused() {
+    let coordinator = coordinator().await;
+    for tenant in ["x".repeat(129).into_bytes(), "é".into()] {
+        let mut call = Request::new(question("hi"));
+        let tenant = tonic::metadata::MetadataValue::try_from(tenant).unwrap();
+        call.metadata_mut().insert("inkstone-tenant", tenant);
+        let status = match coordinator.chat(call).await {
+            Ok(_) => panic!("the request was taken on"),
+            Err(status) => status,
+        };
+        check_fields(&status, &["inkstone-tenant"]);
+    }
+}
+
 #[tokio::test]
 async fn too_many_stop_strings_are_refused_with_the_limit() {
     let coordinator = coordinator().await;

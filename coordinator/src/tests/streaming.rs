@@ -74,6 +74,7 @@ async fn what_the_caller_sets_reaches_the_leader() {
             top_p: Some(1.0),
             repetition_penalty: Some(1.0),
             seed: Some(7),
+            ..Default::default()
         }),
         stop: Some(wire::StopParams {
             max_tokens: Some(3),

@@ -2,14 +2,15 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use inkstone_cluster::{GroupId, LanguageGroup, Members};
 use inkstone_proto::worker::v1::{
     self as worker_wire,
     language_service_server::{LanguageService, LanguageServiceServer},
     vision_service_server::{VisionService, VisionServiceServer},
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::mpsc, task::AbortHandle};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Response,
     transport::{Server, server::TcpIncoming},
@@ -20,8 +21,9 @@ use super::*;
 use crate::{
     app,
     worker_client::{
-        EndReason, Generation, GenerationEvent, LanguageClient, PictureDigest, PictureUpload,
-        PlacedPicture, PromptPiece, Sampling, VisionClient, WorkerError,
+        Decoding, EndReason, Generation, GenerationEvent, LanguageClient, PictureDigest,
+        PictureUpload, PlacedPicture, Priority, PromptPiece, Sampling, TokenBatch, VisionClient,
+        WorkerError,
         fake::{self, CORRUPT, Step},
     },
 };
@@ -92,17 +94,97 @@ impl LanguageService for Language {
         }))
     }
 
-    type GenerateStream = BoxStream<'static, Result<worker_wire::GenerateResponse, Status>>;
+    type ConnectStream = BoxStream<'static, Result<worker_wire::ConnectResponse, Status>>;
 
-    async fn generate(
+    async fn connect(
         &self,
-        call: Request<worker_wire::GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
-        let generation = generation(call.into_inner());
-        let events = self.0.group().generate(generation).await.map_err(status)?;
-        let answers = events.map(|event| Ok(response(event.map_err(status)?)));
-        Ok(Response::new(answers.boxed()))
+        call: Request<Streaming<worker_wire::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (sender, receiver) = mpsc::channel(64);
+        tokio::spawn(serve_call(self.0.clone(), call.into_inner(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
+}
+
+type Sender = mpsc::Sender<Result<worker_wire::ConnectResponse, Status>>;
+
+/// Runs what is submitted until the call ends, as a leader does.
+async fn serve_call(
+    cluster: FakeCluster,
+    mut calls: impl Stream<Item = Result<worker_wire::ConnectRequest, Status>> + Unpin,
+    sender: Sender,
+) {
+    use worker_wire::connect_request::Message;
+    let mut running = HashMap::<u64, AbortHandle>::new();
+    while let Some(Ok(call)) = calls.next().await {
+        match call.message.unwrap() {
+            Message::Submit(submit) => {
+                let run = run(cluster.clone(), submit.request.unwrap());
+                let told = tell(submit.handle, run, sender.clone());
+                running.insert(submit.handle, tokio::spawn(told).abort_handle());
+            }
+            Message::Cancel(cancel) => {
+                if let Some(task) = running.remove(&cancel.handle) {
+                    task.abort();
+                }
+            }
+        }
+    }
+    for task in running.into_values() {
+        task.abort();
+    }
+}
+
+async fn tell(
+    handle: u64,
+    events: impl Stream<Item = worker_wire::request_event::Event>,
+    sender: Sender,
+) {
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        let event = worker_wire::RequestEvent {
+            handle,
+            event: Some(event),
+        };
+        let events = vec![event];
+        let response = worker_wire::ConnectResponse { events };
+        if sender.send(Ok(response)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the fake group says of a request.
+fn run(
+    cluster: FakeCluster,
+    request: worker_wire::GenerateRequest,
+) -> impl Stream<Item = worker_wire::request_event::Event> {
+    use worker_wire::request_event::Event;
+    let opened = async move { cluster.group().generate(generation(request)).await };
+    futures::stream::once(opened).flat_map(|opened| match opened {
+        Ok(events) => {
+            let said = events.map(|event| event.map_or_else(refused, event_to_wire));
+            let accepted = Event::Accepted(worker_wire::Accepted {});
+            futures::stream::iter([accepted]).chain(said).boxed()
+        }
+        Err(error) => futures::stream::iter([refused(error)]).boxed(),
+    })
+}
+
+fn refused(error: WorkerError) -> worker_wire::request_event::Event {
+    use worker_wire::RefusalReason;
+    let reason = match &error {
+        WorkerError::FeaturesMissing => RefusalReason::FeaturesMissing,
+        WorkerError::EpochMismatch(_) => RefusalReason::Epoch,
+        WorkerError::Refused(_) => RefusalReason::Invalid,
+        WorkerError::Busy { .. } => RefusalReason::Busy,
+        WorkerError::Faulty(_) => RefusalReason::Internal,
+        _ => RefusalReason::NotServing,
+    };
+    worker_wire::request_event::Event::Refused(worker_wire::Refused {
+        reason: reason.into(),
+        message: error.to_string(),
+    })
 }
 
 #[tonic::async_trait]
@@ -169,12 +251,6 @@ impl VisionService for Vision {
 /// Statuses as workers make them.
 fn status(error: WorkerError) -> Status {
     match error {
-        WorkerError::FeaturesMissing => {
-            let reason = "FEATURES_MISSING";
-            let details = ErrorDetails::with_error_info(reason, "inkstone", HashMap::new());
-            Status::with_error_details(Code::FailedPrecondition, error.to_string(), details)
-        }
-        WorkerError::EpochMismatch(message) => Status::failed_precondition(message),
         WorkerError::Refused(reason) => Status::invalid_argument(reason),
         WorkerError::Busy {
             message,
@@ -208,29 +284,55 @@ fn generation(wire: worker_wire::GenerateRequest) -> Generation {
             temperature: sampling.temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,
+            min_p: sampling.min_p,
             repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
             seed: sampling.seed,
+            logit_bias: vec![],
+            min_new_tokens: sampling.min_new_tokens,
+            num_logprobs: sampling.num_logprobs,
+            constraint: None,
+        },
+        decoding: Decoding::Sample {
+            branches: wire.branches,
         },
         max_new_tokens: wire.max_new_tokens,
         stop_token_ids: wire.stop_token_ids,
-        deadline: None,
+        priority: Priority::Interactive,
+        cache_salt: wire.cache_salt,
+        prompt_logprobs: wire.prompt_logprobs,
     }
 }
 
-fn response(event: GenerationEvent) -> worker_wire::GenerateResponse {
-    use worker_wire::generate_response::Event;
-    let event = match event {
-        GenerationEvent::Tokens { first_index, ids } => {
-            Event::Tokens(worker_wire::Tokens { first_index, ids })
+fn event_to_wire(event: GenerationEvent) -> worker_wire::request_event::Event {
+    use worker_wire::request_event::Event;
+    match event {
+        GenerationEvent::Started { cached_tokens } => {
+            Event::Started(worker_wire::Started { cached_tokens })
         }
-        GenerationEvent::Ended(reason) => Event::Ended(worker_wire::Ended {
+        GenerationEvent::Tokens(TokenBatch {
+            branch,
+            first_index,
+            ids,
+            ..
+        }) => Event::Tokens(worker_wire::Tokens {
+            branch,
+            first_index,
+            ids,
+            infos: vec![],
+        }),
+        GenerationEvent::Ended { branch, reason } => Event::Ended(worker_wire::Ended {
+            branch,
             reason: match reason {
                 EndReason::Stop => worker_wire::EndReason::Stop.into(),
                 EndReason::Length => worker_wire::EndReason::Length.into(),
             },
         }),
-    };
-    worker_wire::GenerateResponse { event: Some(event) }
+        GenerationEvent::PromptLogprobs { .. } | GenerationEvent::Beams(_) => {
+            unreachable!("no script of these tests says so")
+        }
+    }
 }
 
 /// A coordinator as the command line starts it, over the workers of two processes.
@@ -319,12 +421,23 @@ async fn reasons_of_workers_survive_the_wire() {
 
     group.script(fake::Script::Refuse(WorkerError::Busy {
         message: "full".into(),
-        retry_after: Some(Duration::from_secs(3)),
+        retry_after: None,
     }));
     let status = coordinator.refusal(question("hi")).await;
     check_error(&status, Code::ResourceExhausted, "CLUSTER_FULL");
-    let retry = status.get_details_retry_info().unwrap();
-    assert_eq!(retry.retry_delay, Some(Duration::from_secs(3)));
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+
+    let stopping = WorkerError::Unavailable("the group is stopping".into());
+    group.script(fake::Script::Refuse(stopping));
+    let status = coordinator.refusal(question("hi")).await;
+    check_error(&status, Code::Unavailable, "LANGUAGE_UNAVAILABLE");
+
+    let fault = WorkerError::Faulty("logits are not finite".into());
+    group.play([Step::Text("hello"), Step::Fail(fault)]);
+    let answer = coordinator.chat(question("hi")).await.unwrap();
+    let status = Answer::read(answer).await.end.unwrap_err();
+    check_error(&status, Code::Internal, "INTERNAL");
+    assert!(status.message().contains("not finite"), "{status:?}");
 }
 
 #[tokio::test]

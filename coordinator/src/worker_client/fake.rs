@@ -12,17 +12,19 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
 use inkstone_cluster::{Epoch, GroupId, LanguageGroup, Members, NodeAddress};
 use inkstone_interface::{
     description::ModelDescription,
     tokenizer::{Tokenizer, Trust, synthetic},
 };
 
+use tokio::task::AbortHandle;
+
 use super::{
     Connector, EndReason, Generation, GenerationEvent, GenerationStream, LanguageClient,
-    LanguageDescription, PictureDigest, PictureUpload, PlacedPicture, PromptPiece, VisionClient,
-    WorkerError,
+    LanguageDescription, PictureDigest, PictureUpload, PlacedPicture, PromptPiece, Sampling,
+    TokenBatch, VisionClient, WorkerError,
+    generation_queue::{GenerationWriter, generation_queue},
 };
 
 /// Positions of every picture: a square of 28 pixels has two by two patches.
@@ -117,14 +119,21 @@ pub(crate) enum Script {
     Play(Vec<Step>),
 }
 
-/// A step of a sequence.
+/// A step of a request. It is told that it started before its first step, unless that says so itself or fails.
 #[derive(Clone)]
 pub(crate) enum Step {
-    /// The tokens of this text, all at once.
+    /// The tokens of this text, all at once, of answer 0.
     Text(&'static str),
-    /// These tokens, all at once.
+    /// These tokens, all at once, of answer 0.
     Tokens(Vec<u32>),
+    /// The end of answer 0.
     End(EndReason),
+    /// The tokens of this text, of this answer.
+    TextOf(u32, &'static str),
+    /// The end of this answer.
+    EndOf(u32, EndReason),
+    /// Whatever else can happen.
+    Event(GenerationEvent),
     Fail(WorkerError),
     /// Nothing for this long.
     Pause(Duration),
@@ -250,41 +259,76 @@ impl LanguageClient for FakeGroup {
                 Step::End(EndReason::Stop),
             ],
         };
-        Ok(play(steps, Running::count(&self.num_running)))
+        // Scripts may say more than was asked for.
+        let (writer, mut stream) = generation_queue(&Generation {
+            max_new_tokens: u32::MAX,
+            ..generation
+        });
+        writer.accept();
+        let playing = tokio::spawn(play(steps, writer)).abort_handle();
+        stream.keep(Playing {
+            playing,
+            _running: Running::count(&self.num_running),
+        });
+        Ok(stream)
     }
 }
 
-/// The events of some steps; the sequence counts as running until the stream is dropped.
-fn play(steps: Vec<Step>, running: Running) -> GenerationStream {
-    let state = (VecDeque::from(steps), 0, running);
-    let events = stream::unfold(state, |(mut steps, mut index, running)| async move {
-        loop {
-            let event = match steps.pop_front()? {
-                Step::Text(text) => Ok(tokens(&mut index, encode(text))),
-                Step::Tokens(ids) => Ok(tokens(&mut index, ids)),
-                Step::End(reason) => Ok(GenerationEvent::Ended(reason)),
-                Step::Fail(error) => Err(error),
-                Step::Pause(pause) => {
-                    tokio::time::sleep(pause).await;
-                    continue;
+/// Does one step after the other.
+async fn play(steps: Vec<Step>, writer: GenerationWriter) {
+    let tells_start = matches!(
+        steps.first(),
+        Some(Step::Event(GenerationEvent::Started { .. }) | Step::Fail(_))
+    );
+    if !tells_start {
+        writer.push(GenerationEvent::Started { cached_tokens: 0 });
+    }
+    let mut counts = HashMap::new();
+    let mut tokens = |branch: u32, ids: Vec<u32>| {
+        let count = counts.entry(branch).or_insert(0);
+        let first_index = *count;
+        *count += ids.len() as u32;
+        GenerationEvent::Tokens(TokenBatch {
+            branch,
+            first_index,
+            ids,
+            infos: vec![],
+        })
+    };
+    for step in steps {
+        let event = match step {
+            Step::Text(text) => tokens(0, encode(text)),
+            Step::Tokens(ids) => tokens(0, ids),
+            Step::End(reason) => GenerationEvent::Ended { branch: 0, reason },
+            Step::TextOf(branch, text) => tokens(branch, encode(text)),
+            Step::EndOf(branch, reason) => GenerationEvent::Ended { branch, reason },
+            Step::Event(event) => event,
+            Step::Fail(error) => return writer.fail(error),
+            Step::Pause(pause) => {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            Step::Repeat(text, pause) => loop {
+                tokio::time::sleep(pause).await;
+                if !writer.push(tokens(0, encode(&text))) {
+                    return;
                 }
-                Step::Repeat(text, pause) => {
-                    tokio::time::sleep(pause).await;
-                    let event = tokens(&mut index, encode(&text));
-                    steps.push_front(Step::Repeat(text, pause));
-                    Ok(event)
-                }
-            };
-            return Some((event, (steps, index, running)));
-        }
-    });
-    events.boxed()
+            },
+        };
+        writer.push(event);
+    }
 }
 
-fn tokens(index: &mut u32, ids: Vec<u32>) -> GenerationEvent {
-    let first_index = *index;
-    *index += ids.len() as u32;
-    GenerationEvent::Tokens { first_index, ids }
+/// A request that runs until the stream is dropped.
+struct Playing {
+    playing: AbortHandle,
+    _running: Running,
+}
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        self.playing.abort();
+    }
 }
 
 struct Running(Arc<AtomicUsize>);
@@ -395,6 +439,24 @@ impl VisionClient for FakeVisionWorker {
 /// The tokenizer of the fake model.
 pub(crate) fn tokenizer() -> Tokenizer {
     Tokenizer::from_model_bytes(&tokenizer_model()).expect("a synthetic tokenizer is sound")
+}
+
+/// The plainest way to choose tokens.
+pub(crate) fn greedy() -> Sampling {
+    Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        seed: 0,
+        logit_bias: vec![],
+        min_new_tokens: 0,
+        num_logprobs: None,
+        constraint: None,
+    }
 }
 
 /// The tokens of an answer's text.

@@ -1,13 +1,17 @@
 //! The gRPC version of the worker clients. Wire types end here.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, stream};
 use inkstone_cluster::{Epoch, NodeAddress};
 use inkstone_interface::description::ModelDescription;
 use inkstone_proto::worker::v1 as wire;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::{
     Code, Status, TimeoutExpired,
     transport::{Channel, Endpoint},
@@ -15,18 +19,20 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use super::{
-    Connector, EndReason, Generation, GenerationEvent, GenerationStream, LanguageClient,
-    LanguageDescription, PictureDigest, PictureUpload, PlacedPicture, PromptPiece, VisionClient,
-    WorkerError,
+    BeamAnswer, Connector, Constraint, Decoding, EndReason, Generation, GenerationEvent,
+    GenerationStream, LanguageClient, LanguageDescription, PictureDigest, PictureUpload,
+    PlacedPicture, Priority, PromptPiece, Sampling, TokenBatch, TokenInfo, VisionClient,
+    WorkerError, connection::Connection,
 };
 use crate::config::Timeouts;
 
 /// Bytes of an upload that travel in one message, as `vision.proto` says.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Largest message taken from a worker: a description with a tokenizer, 1.5 MB in the releases.
+/// Largest message taken from a worker: a description with a tokenizer, 1.5 MB in the releases, or the log-probabilities
+/// of a few prompts.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
-/// The reason that leaders give with FAILED_PRECONDITION when a vision worker no longer has a picture's features.
-const FEATURES_MISSING: &str = "FEATURES_MISSING";
+/// What a leader may send ahead of us on a call: the log-probabilities of a long prompt.
+const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 /// Makes clients that connect on first use and reconnect by themselves.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ impl GrpcConnector {
             .http2_keep_alive_interval(self.timeouts.ping_interval)
             .keep_alive_timeout(self.timeouts.ping)
             .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
             .tcp_nodelay(true)
             .connect_lazy()
     }
@@ -58,7 +66,9 @@ impl Connector for GrpcConnector {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Arc::new(GrpcLanguageClient {
             client,
+            connection: Mutex::default(),
             describe_timeout: self.timeouts.describe,
+            accept_timeout: self.timeouts.accept,
         })
     }
 
@@ -76,7 +86,23 @@ impl Connector for GrpcConnector {
 
 struct GrpcLanguageClient {
     client: wire::language_service_client::LanguageServiceClient<Channel>,
+    /// The call that all requests share; none before the first.
+    connection: Mutex<Option<Arc<Connection>>>,
     describe_timeout: Duration,
+    accept_timeout: Duration,
+}
+
+impl GrpcLanguageClient {
+    /// The connection, made anew when there is none or the last one broke.
+    fn connection(&self) -> Arc<Connection> {
+        let mut connection = self.connection.lock().expect("no panic while locked");
+        match &*connection {
+            Some(connection) if !connection.is_broken() => connection.clone(),
+            _ => connection
+                .insert(Connection::open(self.client.clone()))
+                .clone(),
+        }
+    }
 }
 
 #[async_trait]
@@ -98,13 +124,16 @@ impl LanguageClient for GrpcLanguageClient {
     }
 
     async fn generate(&self, generation: Generation) -> Result<GenerationStream, WorkerError> {
-        let left = left_until(generation.deadline);
-        let call = timed(generation_to_wire(generation), left);
-        let answer = self.client.clone().generate(call).await?;
-        Ok(answer
-            .into_inner()
-            .map(|item| event_from_wire(item?))
-            .boxed())
+        let stream = self.connection().submit(generation)?;
+        let limit = self.accept_timeout;
+        let accepted = timeout(limit, stream.accepted()).await;
+        accepted.map_err(|_| {
+            let seconds = limit.as_secs_f32();
+            WorkerError::Unavailable(format!(
+                "the leader did not say within {seconds} s whether it takes the request"
+            ))
+        })??;
+        Ok(stream)
     }
 }
 
@@ -175,22 +204,65 @@ fn upload_pieces(
     stream::iter(parts.map(|part| wire::PutPictureRequest { part: Some(part) }))
 }
 
-fn generation_to_wire(generation: Generation) -> wire::GenerateRequest {
-    let sampling = generation.sampling;
+pub(super) fn generation_to_wire(generation: Generation) -> wire::GenerateRequest {
+    let (branches, beam) = match generation.decoding {
+        Decoding::Sample { branches } => (branches, None),
+        Decoding::Beam(beam) => {
+            let beam = wire::BeamSettings {
+                width: beam.width,
+                num_answers: beam.num_answers,
+                length_penalty: beam.length_penalty,
+                early_stopping: beam.early_stopping,
+            };
+            (0, Some(beam))
+        }
+    };
     wire::GenerateRequest {
         request_id: generation.request_id,
         epoch: generation.epoch.0,
         prompt: generation.prompt.into_iter().map(piece_to_wire).collect(),
-        sampling: Some(wire::SamplingSettings {
-            temperature: sampling.temperature,
-            top_k: sampling.top_k,
-            top_p: sampling.top_p,
-            repetition_penalty: sampling.repetition_penalty,
-            seed: sampling.seed,
-        }),
+        sampling: Some(sampling_to_wire(generation.sampling)),
         max_new_tokens: generation.max_new_tokens,
         stop_token_ids: generation.stop_token_ids,
+        branches,
+        beam,
+        priority: match generation.priority {
+            Priority::Interactive => wire::Priority::Interactive.into(),
+            Priority::Batch => wire::Priority::Batch.into(),
+        },
+        cache_salt: generation.cache_salt,
+        prompt_logprobs: generation.prompt_logprobs,
     }
+}
+
+fn sampling_to_wire(sampling: Sampling) -> wire::SamplingSettings {
+    let bias = sampling.logit_bias.into_iter();
+    wire::SamplingSettings {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        repetition_penalty: sampling.repetition_penalty,
+        seed: sampling.seed,
+        min_p: sampling.min_p,
+        presence_penalty: sampling.presence_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        logit_bias: bias
+            .map(|(token_id, bias)| wire::LogitBias { token_id, bias })
+            .collect(),
+        min_new_tokens: sampling.min_new_tokens,
+        num_logprobs: sampling.num_logprobs,
+        constraint: sampling.constraint.map(constraint_to_wire),
+    }
+}
+
+fn constraint_to_wire(constraint: Constraint) -> wire::Constraint {
+    use wire::constraint::Form;
+    let form = match constraint {
+        Constraint::Choices(choices) => Form::Choices(wire::ChoiceList { choices }),
+        Constraint::JsonSchema(schema) => Form::JsonSchema(schema),
+        Constraint::Regex(regex) => Form::Regex(regex),
+    };
+    wire::Constraint { form: Some(form) }
 }
 
 fn piece_to_wire(piece: PromptPiece) -> wire::PromptPart {
@@ -206,21 +278,84 @@ fn piece_to_wire(piece: PromptPiece) -> wire::PromptPart {
     wire::PromptPart { part: Some(part) }
 }
 
-fn event_from_wire(answer: wire::GenerateResponse) -> Result<GenerationEvent, WorkerError> {
-    use wire::generate_response::Event;
-    match answer.event {
-        Some(Event::Tokens(tokens)) => Ok(GenerationEvent::Tokens {
+/// What happened to a request that was taken on.
+pub(super) fn event_from_wire(
+    event: wire::request_event::Event,
+) -> Result<GenerationEvent, WorkerError> {
+    use wire::request_event::Event;
+    match event {
+        Event::Started(started) => Ok(GenerationEvent::Started {
+            cached_tokens: started.cached_tokens,
+        }),
+        Event::PromptLogprobs(logprobs) => Ok(GenerationEvent::PromptLogprobs {
+            first: logprobs.first,
+            tokens: infos_from_wire(logprobs.tokens),
+        }),
+        Event::Tokens(tokens) => Ok(GenerationEvent::Tokens(TokenBatch {
+            branch: tokens.branch,
             first_index: tokens.first_index,
             ids: tokens.ids,
+            infos: infos_from_wire(tokens.infos),
+        })),
+        Event::Ended(ended) => Ok(GenerationEvent::Ended {
+            branch: ended.branch,
+            reason: reason_from_wire(ended.reason())?,
         }),
-        Some(Event::Ended(ended)) => match ended.reason() {
-            wire::EndReason::Stop => Ok(GenerationEvent::Ended(EndReason::Stop)),
-            wire::EndReason::Length => Ok(GenerationEvent::Ended(EndReason::Length)),
-            wire::EndReason::Unspecified => Err(WorkerError::Faulty(
-                "the sequence ended without a reason".into(),
-            )),
+        Event::Beams(beams) => {
+            let answers = beams.answers.into_iter().map(|answer| {
+                Ok::<_, WorkerError>(BeamAnswer {
+                    score: answer.score,
+                    reason: reason_from_wire(answer.reason())?,
+                    ids: answer.ids,
+                })
+            });
+            Ok(GenerationEvent::Beams(answers.collect::<Result<_, _>>()?))
+        }
+        Event::Accepted(_) | Event::Refused(_) => Err(WorkerError::Faulty(
+            "the leader answered a request twice".into(),
+        )),
+    }
+}
+
+fn infos_from_wire(infos: Vec<wire::TokenInfo>) -> Vec<TokenInfo> {
+    let infos = infos.into_iter().map(|info| TokenInfo {
+        token_id: info.token_id,
+        logprob: info.logprob,
+        top: info
+            .top
+            .iter()
+            .map(|top| (top.token_id, top.logprob))
+            .collect(),
+    });
+    infos.collect()
+}
+
+fn reason_from_wire(reason: wire::EndReason) -> Result<EndReason, WorkerError> {
+    match reason {
+        wire::EndReason::Stop => Ok(EndReason::Stop),
+        wire::EndReason::Length => Ok(EndReason::Length),
+        wire::EndReason::Unspecified => Err(WorkerError::Faulty(
+            "an answer ended without a reason".into(),
+        )),
+    }
+}
+
+/// Why a leader does not run a request, or not on.
+pub(super) fn refusal_from_wire(refused: wire::Refused) -> WorkerError {
+    let reason = refused.reason();
+    let message = refused.message;
+    match reason {
+        wire::RefusalReason::Invalid => WorkerError::Refused(message),
+        wire::RefusalReason::Busy => WorkerError::Busy {
+            message,
+            retry_after: None,
         },
-        None => Err(WorkerError::Faulty("an event without content".into())),
+        wire::RefusalReason::FeaturesMissing => WorkerError::FeaturesMissing,
+        wire::RefusalReason::NotServing => WorkerError::Unavailable(message),
+        wire::RefusalReason::Epoch => WorkerError::EpochMismatch(message),
+        wire::RefusalReason::Internal | wire::RefusalReason::Unspecified => {
+            WorkerError::Faulty(message)
+        }
     }
 }
 
@@ -244,11 +379,6 @@ impl From<Status> for WorkerError {
                 retry_after: status
                     .get_details_retry_info()
                     .and_then(|info| info.retry_delay),
-            },
-            Code::FailedPrecondition => match status.get_details_error_info() {
-                Some(info) if info.reason == FEATURES_MISSING => Self::FeaturesMissing,
-                // The only other condition that callers state is the epoch.
-                _ => Self::EpochMismatch(message),
             },
             code => Self::Faulty(format!("{code}: {message}")),
         }

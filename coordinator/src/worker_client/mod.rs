@@ -1,19 +1,21 @@
 //! How the coordinator speaks to workers: what it asks of them in words of its own, and the seam behind which the gRPC
 //! version and the tests' fake stand.
 
+mod connection;
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod generation_queue;
 mod grpc;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use inkstone_cluster::{Epoch, NodeAddress};
 use inkstone_interface::description::ModelDescription;
 use tokio::time::Instant;
 
+pub(crate) use generation_queue::GenerationStream;
 pub(crate) use grpc::GrpcConnector;
 
 /// Makes clients; never waits, as connections are made on first use and again when they break.
@@ -29,7 +31,7 @@ pub(crate) trait Connector: Send + Sync {
 pub(crate) trait LanguageClient: Send + Sync {
     /// What the group serves.
     async fn describe(&self) -> Result<LanguageDescription, WorkerError>;
-    /// Starts a sequence; returns once the leader took it on. Dropping the stream ends the sequence.
+    /// Starts a request; returns once the leader took it on. Dropping the stream before its end cancels the request.
     async fn generate(&self, generation: Generation) -> Result<GenerationStream, WorkerError>;
 }
 
@@ -55,7 +57,7 @@ pub(crate) struct LanguageDescription {
     pub(crate) max_sequence_tokens: usize,
 }
 
-/// A sequence to run.
+/// A request to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Generation {
     pub(crate) request_id: String,
@@ -63,10 +65,55 @@ pub(crate) struct Generation {
     pub(crate) epoch: Epoch,
     pub(crate) prompt: Vec<PromptPiece>,
     pub(crate) sampling: Sampling,
-    /// At least 1.
+    pub(crate) decoding: Decoding,
+    /// Of each answer; at least 1.
     pub(crate) max_new_tokens: u32,
     pub(crate) stop_token_ids: Vec<u32>,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) priority: Priority,
+    /// Requests with different ones never share what is cached.
+    pub(crate) cache_salt: Bytes,
+    /// Report log-probabilities of the prompt.
+    pub(crate) prompt_logprobs: bool,
+}
+
+/// What a request makes of its prompt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Decoding {
+    /// So many answers, each drawn on its own; at least 1.
+    Sample { branches: u32 },
+    /// The best answers that a beam search finds.
+    Beam(Beam),
+}
+
+/// A beam search; checked on receipt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Beam {
+    pub(crate) width: u32,
+    /// At most `width`.
+    pub(crate) num_answers: u32,
+    pub(crate) length_penalty: f32,
+    pub(crate) early_stopping: bool,
+}
+
+/// Who goes first when not all fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// Gives way.
+    Batch,
+}
+
+/// A form that answers must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Constraint {
+    /// One of these.
+    Choices(Vec<String>),
+    /// JSON that satisfies this schema.
+    JsonSchema(String),
+    /// Text that matches this as a whole.
+    Regex(String),
 }
 
 /// A piece of a prompt.
@@ -77,7 +124,7 @@ pub(crate) enum PromptPiece {
 }
 
 /// How tokens are chosen; checked on receipt.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sampling {
     /// 0: greedy.
     pub(crate) temperature: f32,
@@ -85,24 +132,72 @@ pub(crate) struct Sampling {
     pub(crate) top_k: u32,
     /// Above 0, at most 1.
     pub(crate) top_p: f32,
+    /// 0: none is left out.
+    pub(crate) min_p: f32,
     /// 1: none.
     pub(crate) repetition_penalty: f32,
+    pub(crate) presence_penalty: f32,
+    pub(crate) frequency_penalty: f32,
     pub(crate) seed: u64,
+    /// Ids in order, none twice.
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Stop tokens are not drawn before so many tokens were.
+    pub(crate) min_new_tokens: u32,
+    /// Report log-probabilities, with this many of the most likely tokens.
+    pub(crate) num_logprobs: Option<u32>,
+    pub(crate) constraint: Option<Constraint>,
 }
 
-/// The answer as it grows. The end of the stream before `Ended` is a failure of the group.
-pub(crate) type GenerationStream = BoxStream<'static, Result<GenerationEvent, WorkerError>>;
-
-/// Progress of a sequence.
+/// Progress of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum GenerationEvent {
-    /// The next tokens; the first has this index, counted from the first token after the prompt.
-    Tokens { first_index: u32, ids: Vec<u32> },
-    /// The end.
-    Ended(EndReason),
+    /// It runs.
+    Started {
+        /// Positions of its prompt that were found in the cache.
+        cached_tokens: u32,
+    },
+    /// Log-probabilities of its prompt, from this position on.
+    PromptLogprobs { first: u32, tokens: Vec<TokenInfo> },
+    /// The next tokens of an answer.
+    Tokens(TokenBatch),
+    /// The end of an answer; after the last one's nothing follows.
+    Ended { branch: u32, reason: EndReason },
+    /// The answers of a beam search, best first; nothing follows.
+    Beams(Vec<BeamAnswer>),
 }
 
-/// Why a sequence ended.
+/// The next tokens of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TokenBatch {
+    /// Which answer.
+    pub(crate) branch: u32,
+    /// Index of the first token, counted from the first one after the prompt.
+    pub(crate) first_index: u32,
+    pub(crate) ids: Vec<u32>,
+    /// One for each id, or none at all.
+    pub(crate) infos: Vec<TokenInfo>,
+}
+
+/// Log-probabilities at one place.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TokenInfo {
+    pub(crate) token_id: u32,
+    /// None where there is none: the prompt's first token, and pictures.
+    pub(crate) logprob: Option<f32>,
+    /// The most likely tokens, best first.
+    pub(crate) top: Vec<(u32, f32)>,
+}
+
+/// One answer of a beam search.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BeamAnswer {
+    /// Its tokens, the stop token included.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) score: f32,
+    pub(crate) reason: EndReason,
+}
+
+/// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndReason {
     /// A stop token was drawn.
@@ -169,4 +264,14 @@ pub(crate) enum WorkerError {
     /// Anything else: a fault.
     #[error("{0}")]
     Faulty(String),
+}
+
+impl Decoding {
+    /// Answers that run side by side in the group and come as tokens: beams come at the end.
+    pub(crate) fn num_branches(&self) -> u32 {
+        match self {
+            Self::Sample { branches } => *branches,
+            Self::Beam(_) => 0,
+        }
+    }
 }

@@ -1,8 +1,13 @@
 //! `inkstone.v1.ChatService`.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use futures::{StreamExt, stream, stream::BoxStream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use inkstone_proto::v1 as wire;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -11,13 +16,24 @@ use super::{chat_request, deadline::Deadline};
 use crate::{
     api::error::to_status,
     error::RequestError,
-    request::{ChatEvent, FinishReason, Usage, dispatcher::Dispatcher, event_queue::EventReceiver},
+    request::{
+        AnswerEnd, ChatEvent, FinishReason, Usage, dispatcher::Dispatcher,
+        event_stream::EventStream,
+    },
     telemetry,
+    worker_client::TokenInfo,
 };
 
 /// The service over a dispatcher.
 pub(crate) struct ChatService {
     dispatcher: Arc<Dispatcher>,
+}
+
+/// What a call brings beside its message.
+struct CallContext {
+    request_id: String,
+    tenant: Bytes,
+    deadline: Option<Deadline>,
 }
 
 impl ChatService {
@@ -27,43 +43,74 @@ impl ChatService {
 
     fn start(
         &self,
-        call: wire::ChatRequest,
-        request_id: &str,
-        deadline: Option<Deadline>,
-    ) -> Result<EventReceiver, RequestError> {
-        let mut request = chat_request::parse(call, &self.dispatcher.limits)?;
-        request_id.clone_into(&mut request.request_id);
-        request.deadline = deadline.map(|deadline| deadline.0);
+        message: wire::ChatRequest,
+        call: &CallContext,
+    ) -> Result<EventStream, RequestError> {
+        let mut request = chat_request::parse(message, &self.dispatcher.limits)?;
+        request.request_id.clone_from(&call.request_id);
+        request.tenant = call.tenant.clone();
+        request.deadline = call.deadline.map(|deadline| deadline.0);
         self.dispatcher.start(request)
     }
 }
 
 #[tonic::async_trait]
 impl wire::chat_service_server::ChatService for ChatService {
-    type ChatStream = BoxStream<'static, Result<wire::ChatResponse, Status>>;
+    type ChatStream = ChatStream;
 
     async fn chat(
         &self,
         call: Request<wire::ChatRequest>,
     ) -> Result<Response<Self::ChatStream>, Status> {
         let deadline = call.extensions().get::<Deadline>().copied();
-        let mut call = call.into_inner();
-        let request_id = request_id(std::mem::take(&mut call.request_id));
+        let tenant = chat_request::tenant(call.metadata());
+        let mut message = call.into_inner();
+        let request_id = request_id(std::mem::take(&mut message.request_id));
         let request_id = request_id.map_err(|error| refuse(&error, ""))?;
-        let started = self.start(call, &request_id, deadline);
+        let tenant = tenant.map_err(|error| refuse(&error, &request_id))?;
+        let call = CallContext {
+            request_id,
+            tenant,
+            deadline,
+        };
+        let started = self.start(message, &call);
+        let request_id = call.request_id;
         let mut events = started.map_err(|error| refuse(&error, &request_id))?;
         // An error before the first event is the answer to the call, not the end of an empty stream.
         let first = match events.next().await {
             Some(Err(error)) => return Err(to_status(&error, &request_id)),
             first => first,
         };
-        let answers = stream::iter(first)
-            .chain(events)
-            .map(move |item| match item {
-                Ok((seq, event)) => Ok(to_wire(&request_id, seq, event)),
-                Err(error) => Err(to_status(&error, &request_id)),
-            });
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(ChatStream {
+            first,
+            events,
+            request_id,
+        }))
+    }
+}
+
+/// The events of a request as they go over the wire.
+pub(crate) struct ChatStream {
+    /// Taken out already.
+    first: Option<Result<(u64, ChatEvent), RequestError>>,
+    events: EventStream,
+    request_id: String,
+}
+
+impl Stream for ChatStream {
+    type Item = Result<wire::ChatResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let item = match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => self.events.poll_next_unpin(context),
+        };
+        item.map(|item| {
+            item.map(|item| match item {
+                Ok((seq, event)) => Ok(to_wire(&self.request_id, seq, event)),
+                Err(error) => Err(to_status(&error, &self.request_id)),
+            })
+        })
     }
 }
 
@@ -83,32 +130,83 @@ fn refuse(error: &RequestError, request_id: &str) -> Status {
 }
 
 fn to_wire(request_id: &str, seq: u64, event: ChatEvent) -> wire::ChatResponse {
-    use wire::chat_response::Event;
-    let event = match event {
-        ChatEvent::Started { model, prompt } => Event::Started(wire::Started {
-            model,
-            prompt_tokens: prompt.prompt_tokens,
-            picture_tokens: prompt.picture_tokens,
-        }),
-        ChatEvent::Delta { text, token_ids } => Event::Delta(wire::Delta { text, token_ids }),
-        ChatEvent::Finished {
-            reason,
-            stop_string,
-            usage,
-        } => Event::Finished(wire::Finished {
-            reason: match reason {
-                FinishReason::Stop => wire::FinishReason::Stop.into(),
-                FinishReason::Length => wire::FinishReason::Length.into(),
-            },
-            stop_string: stop_string.unwrap_or_default(),
-            usage: Some(usage_to_wire(usage)),
-        }),
-    };
     wire::ChatResponse {
         request_id: request_id.to_owned(),
         seq,
-        event: Some(event),
+        event: Some(event_to_wire(event)),
     }
+}
+
+fn event_to_wire(event: ChatEvent) -> wire::chat_response::Event {
+    use wire::chat_response::Event;
+    match event {
+        ChatEvent::Started {
+            model,
+            prompt,
+            cached_tokens,
+        } => Event::Started(wire::Started {
+            model,
+            prompt_tokens: prompt.prompt_tokens,
+            picture_tokens: prompt.picture_tokens,
+            cached_prompt_tokens: cached_tokens,
+        }),
+        ChatEvent::PromptLogprobs { first, tokens } => {
+            let tokens = logprobs_to_wire(tokens);
+            Event::PromptLogprobs(wire::PromptLogprobs { first, tokens })
+        }
+        ChatEvent::Delta(delta) => Event::Delta(wire::Delta {
+            text: delta.text,
+            token_ids: delta.token_ids,
+            answer: delta.answer,
+            logprobs: logprobs_to_wire(delta.logprobs),
+        }),
+        ChatEvent::AnswerFinished {
+            answer,
+            end,
+            completion_tokens,
+            score,
+        } => {
+            let (reason, stop_string) = end_to_wire(end);
+            Event::AnswerFinished(wire::AnswerFinished {
+                answer,
+                reason,
+                stop_string,
+                completion_tokens,
+                score,
+            })
+        }
+        ChatEvent::Finished { end, usage } => {
+            let (reason, stop_string) = end_to_wire(end);
+            Event::Finished(wire::Finished {
+                reason,
+                stop_string,
+                usage: Some(usage_to_wire(usage)),
+            })
+        }
+    }
+}
+
+/// Reason and stop string.
+fn end_to_wire(end: AnswerEnd) -> (i32, String) {
+    let reason = match end.reason {
+        FinishReason::Stop => wire::FinishReason::Stop,
+        FinishReason::Length => wire::FinishReason::Length,
+    };
+    (reason.into(), end.stop_string.unwrap_or_default())
+}
+
+fn logprobs_to_wire(infos: Vec<TokenInfo>) -> Vec<wire::TokenLogprobs> {
+    let infos = infos.into_iter().map(|info| {
+        let top = info.top.into_iter();
+        wire::TokenLogprobs {
+            token_id: info.token_id,
+            logprob: info.logprob,
+            top: top
+                .map(|(token_id, logprob)| wire::TopLogprob { token_id, logprob })
+                .collect(),
+        }
+    });
+    infos.collect()
 }
 
 fn usage_to_wire(usage: Usage) -> wire::Usage {
@@ -116,5 +214,6 @@ fn usage_to_wire(usage: Usage) -> wire::Usage {
         prompt_tokens: usage.prompt.prompt_tokens,
         picture_tokens: usage.prompt.picture_tokens,
         completion_tokens: usage.completion_tokens,
+        cached_prompt_tokens: usage.cached_tokens,
     }
 }

@@ -1,14 +1,16 @@
 //! A chat request off the wire, every field checked once; all faults are reported together.
 
+mod generation;
+
 use bytes::Bytes;
 use inkstone_interface::chat_template::{BosRule, Role};
 use inkstone_proto::v1 as wire;
+use tonic::metadata::MetadataMap;
 
 use crate::{
     config::Limits,
     error::{FieldViolation, RequestError},
     request::{ChatRequest, Message, MessagePart, PromptLayout, StopRule},
-    worker_client::Sampling,
 };
 
 /// Longest id a caller may give, in characters.
@@ -17,25 +19,30 @@ const MAX_REQUEST_ID_CHARS: usize = 128;
 const MAX_STOP_STRING_BYTES: usize = 256;
 /// Longest given beginning of an answer, in bytes: some hundred tokens, more than any step of composition gives.
 const MAX_ANSWER_PREFIX_BYTES: usize = 4096;
+/// The metadata that names a tenant.
+const TENANT: &str = "inkstone-tenant";
+/// Longest name of a tenant, in bytes.
+const MAX_TENANT_BYTES: usize = 128;
 /// Tile budgets that a caller may ask for.
 const HD_NUM: std::ops::RangeInclusive<u32> = 1..=128;
 /// Faults reported at most; a broken client may have one in each of many messages.
 const MAX_VIOLATIONS: usize = 16;
 
-const DEFAULT_TEMPERATURE: f32 = 1.0;
-const DEFAULT_TOP_K: u32 = 50;
-const DEFAULT_TOP_P: f32 = 0.8;
-const DEFAULT_REPETITION_PENALTY: f32 = 1.005;
 const DEFAULT_MAX_TOKENS: u32 = 1024;
 
-/// Checks a request. Its id and deadline are the caller's to fill in.
+/// Checks a request. Its id, tenant and deadline are the caller's to fill in.
 pub(super) fn parse(
     request: wire::ChatRequest,
     limits: &Limits,
 ) -> Result<ChatRequest, RequestError> {
     let mut faults = Faults::default();
-    let sampling = faults.sampling(request.sampling.unwrap_or_default());
+    let wire_sampling = request.sampling.unwrap_or_default();
+    let answers = faults.answers(&wire_sampling, request.beam);
+    let (logprobs, prompt_logprobs) = (wire_sampling.logprobs, wire_sampling.prompt_logprobs);
+    let mut sampling = faults.sampling(wire_sampling, &answers);
     let stop = faults.stop(request.stop.unwrap_or_default(), limits);
+    sampling.constraint = faults.constraint(request.constraint);
+    let priority = faults.priority(request.priority);
     let layout = faults.layout(request.prompt.unwrap_or_default());
     let messages = faults.messages(request.messages, limits);
     faults.none()?;
@@ -44,10 +51,33 @@ pub(super) fn parse(
         model: request.model,
         messages: messages.into(),
         sampling,
+        answers,
         stop,
         layout,
+        logprobs,
+        prompt_logprobs,
+        priority,
+        tenant: Bytes::new(),
         deadline: None,
     })
+}
+
+/// On whose behalf a call is made; empty where nobody is named.
+pub(super) fn tenant(metadata: &MetadataMap) -> Result<Bytes, RequestError> {
+    let Some(tenant) = metadata.get(TENANT) else {
+        return Ok(Bytes::new());
+    };
+    let tenant = tenant.as_bytes();
+    let num_bytes = tenant.len();
+    if num_bytes > MAX_TENANT_BYTES {
+        let description = format!("has {num_bytes} bytes, limit is {MAX_TENANT_BYTES}");
+        return Err(RequestError::invalid(TENANT, description));
+    }
+    if !tenant.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        let description = "must be printable ASCII";
+        return Err(RequestError::invalid(TENANT, description));
+    }
+    Ok(Bytes::copy_from_slice(tenant))
 }
 
 /// Checks an id that the caller gave.
@@ -83,32 +113,6 @@ impl Faults {
         }
     }
 
-    fn sampling(&mut self, sampling: wire::SamplingParams) -> Sampling {
-        let temperature = sampling.temperature.unwrap_or(DEFAULT_TEMPERATURE);
-        if !(0.0..=10.0).contains(&temperature) {
-            let description = format!("must be from 0 to 10, found {temperature}");
-            self.add("sampling.temperature", description);
-        }
-        let top_p = sampling.top_p.unwrap_or(DEFAULT_TOP_P);
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            let description = format!("must be above 0 and at most 1, found {top_p}");
-            self.add("sampling.top_p", description);
-        }
-        let penalty = sampling.repetition_penalty;
-        let repetition_penalty = penalty.unwrap_or(DEFAULT_REPETITION_PENALTY);
-        if !(repetition_penalty > 0.0 && repetition_penalty <= 10.0) {
-            let description = format!("must be above 0 and at most 10, found {repetition_penalty}");
-            self.add("sampling.repetition_penalty", description);
-        }
-        Sampling {
-            temperature,
-            top_k: sampling.top_k.unwrap_or(DEFAULT_TOP_K),
-            top_p,
-            repetition_penalty,
-            seed: sampling.seed.unwrap_or_else(rand::random),
-        }
-    }
-
     fn stop(&mut self, stop: wire::StopParams, limits: &Limits) -> StopRule {
         let max_tokens = stop.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
         if max_tokens == 0 {
@@ -127,10 +131,17 @@ impl Faults {
                 self.add(format!("stop.stop_strings[{index}]"), description);
             }
         }
+        let min_tokens = stop.min_tokens;
+        if min_tokens > max_tokens {
+            let description =
+                format!("must be at most max_tokens ({max_tokens}), found {min_tokens}");
+            self.add("stop.min_tokens", description);
+        }
         StopRule {
             max_tokens,
             stop_strings: stop.stop_strings,
             ignore_eos: stop.ignore_eos,
+            min_tokens,
         }
     }
 

@@ -9,8 +9,8 @@ use inkstone_interface::{
 
 use super::*;
 use crate::{
-    request::{PromptLayout, StopRule},
-    worker_client::{LanguageDescription, PictureDigest, Sampling, fake},
+    request::{AnswerPlan, PromptLayout, StopRule},
+    worker_client::{LanguageDescription, PictureDigest, Priority, fake},
 };
 
 fn model() -> ServedModel {
@@ -27,17 +27,13 @@ fn request(messages: Vec<Message>) -> ChatRequest {
         request_id: "test".into(),
         model: String::new(),
         messages: messages.into(),
-        sampling: Sampling {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            repetition_penalty: 1.0,
-            seed: 0,
-        },
+        sampling: fake::greedy(),
+        answers: AnswerPlan::All { num_answers: 1 },
         stop: StopRule {
             max_tokens: 1024,
             stop_strings: vec![],
             ignore_eos: false,
+            min_tokens: 0,
         },
         layout: PromptLayout {
             bos: BosRule::Once,
@@ -45,6 +41,10 @@ fn request(messages: Vec<Message>) -> ChatRequest {
             hd_num: None,
             answer_prefix: String::new(),
         },
+        logprobs: false,
+        prompt_logprobs: false,
+        priority: Priority::Interactive,
+        tenant: Bytes::new(),
         deadline: None,
     }
 }
