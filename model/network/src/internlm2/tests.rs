@@ -106,11 +106,11 @@ fn generate(
                 ..SamplingParams::default()
             },
             seen: &sequence.ids,
-            token_index: 0,
+            ..RowSampling::default()
         };
         let slice = out.logits.as_f32().unwrap();
         let tokens = sample(slice, model.first_vocab_id(), &[row], collective).unwrap();
-        let token = tokens.map(|tokens| tokens[0].as_ref().unwrap().id as f32);
+        let token = tokens.map(|tokens| tokens[0].as_ref().unwrap().tokens()[0].id as f32);
         let token = collective
             .all_gather(&token.map_or(vec![], |id| vec![id]))
             .unwrap()[0][0] as u32;

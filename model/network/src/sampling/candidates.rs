@@ -2,13 +2,18 @@
 //! logits into log-probabilities. As a message it is a run of f32, since that is what collectives carry; ids are whole numbers
 //! far below 2^24 and keep their value.
 
-use super::{SampleError, SamplingParams};
+use super::{
+    RowDraw, RowSampling, SampleError, SamplingParams,
+    penalties::{self, FORBIDDEN},
+};
+use crate::ops::{exponential::exp, vectorised::vectorised};
 
 /// A token that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     pub id: u32,
-    /// After the repetition penalty: what is sampled from.
+    /// After penalties, bias and mask: what is sampled from. Negative infinity for a token that may not be drawn and is here
+    /// only to be reported.
     pub score: f32,
     /// As the model gave it: what log-probabilities are taken from.
     pub logit: f32,
@@ -19,7 +24,8 @@ pub struct Candidate {
 pub struct Candidates {
     /// How many logits of the slice are NaN or infinite.
     pub num_not_finite: usize,
-    /// Logarithm of the sum of the exponentials of the slice's logits; taken only when log-probabilities are wanted.
+    /// Logarithm of the sum of the exponentials of the slice's logits; taken only when log-probabilities are
+    /// wanted.
     pub log_sum_exp: Option<f32>,
     /// By rising id.
     pub tokens: Vec<Candidate>,
@@ -30,15 +36,9 @@ const HEAD_LEN: usize = 4;
 const CANDIDATE_LEN: usize = 3;
 
 impl Candidates {
-    /// Picks from a slice whose first column is token `first_id`. Greedy needs one token; top-k needs the k best and all that tie
-    /// with the last of them; anything else needs the slice whole. The best by logit are added when they are to be reported.
-    pub(super) fn pick(
-        logits: &[f32],
-        scores: &[f32],
-        first_id: u32,
-        params: &SamplingParams,
-    ) -> Self {
-        let num_not_finite = logits.iter().filter(|logit| !logit.is_finite()).count();
+    /// Picks from a slice whose first column is token `first_id`. The best by logit are added when they are to be reported.
+    pub(super) fn pick(logits: &[f32], first_id: u32, row: &RowSampling<'_>) -> Self {
+        let num_not_finite = num_not_finite(logits);
         if num_not_finite > 0 {
             return Self {
                 num_not_finite,
@@ -46,13 +46,29 @@ impl Candidates {
                 tokens: Vec::new(),
             };
         }
-        let num_best = match (params.is_greedy(), params.top_k) {
-            (true, _) => 1,
-            (false, 0) => scores.len(),
-            (false, top_k) => top_k as usize,
+        let (scores, mut columns) = match row.draw {
+            RowDraw::Tokens { .. } => {
+                let scores = penalties::scores(logits, first_id, row);
+                let columns = drawable_columns(&scores, &row.params);
+                (scores, columns)
+            }
+            RowDraw::Candidates { count } => {
+                let keys = penalties::beam_keys(logits, first_id, row);
+                let columns = beam_columns(&keys, first_id, row, count as usize);
+                (keys, columns)
+            }
+            RowDraw::Score { token_id } => {
+                let column = token_id.wrapping_sub(first_id);
+                let is_here = (column as usize) < logits.len();
+                (
+                    logits.into(),
+                    is_here.then_some(column).into_iter().collect(),
+                )
+            }
         };
-        let mut columns = best_columns(scores, num_best);
-        if let Some(num_logprobs) = params.num_logprobs.filter(|&count| count > 0) {
+        if let Some(num_logprobs) = row.params.num_logprobs.filter(|&count| count > 0)
+            && !matches!(row.draw, RowDraw::Candidates { .. })
+        {
             columns.extend(best_columns(logits, num_logprobs as usize));
             columns.sort_unstable();
             columns.dedup();
@@ -64,7 +80,7 @@ impl Candidates {
         };
         Self {
             num_not_finite: 0,
-            log_sum_exp: params.num_logprobs.map(|_| log_sum_exp(logits)),
+            log_sum_exp: row.wants_logprobs().then(|| log_sum_exp(logits)),
             tokens: columns.iter().map(candidate).collect(),
         }
     }
@@ -87,7 +103,7 @@ impl Candidates {
         let (&[num_not_finite, has_sum, log_sum_exp, num_tokens], rest) = unread
             .split_first_chunk::<HEAD_LEN>()
             .ok_or_else(malformed)?;
-        let len = num_tokens as usize * CANDIDATE_LEN;
+        let len = (num_tokens as usize).saturating_mul(CANDIDATE_LEN);
         let (tokens, rest) = rest.split_at_checked(len).ok_or_else(malformed)?;
         let candidate = |token: &[f32; CANDIDATE_LEN]| Candidate {
             id: token[0] as u32,
@@ -103,35 +119,161 @@ impl Candidates {
     }
 }
 
-/// The columns of the `count` largest values and of all that equal the least of those, rising.
-fn best_columns(values: &[f32], count: usize) -> Vec<u32> {
-    let all = 0..values.len() as u32;
-    if count >= values.len() {
-        return all.collect();
+/// The columns that a draw may fall on. Greedy needs one token; top-k needs the k best and all that tie with the last of them;
+/// anything else needs all that are allowed, of which min-p leaves out some here already where top-p does not need their sum.
+fn drawable_columns(scores: &[f32], params: &SamplingParams) -> Vec<u32> {
+    if params.is_greedy() {
+        return best_columns(scores, 1);
     }
-    let threshold = match count {
-        0 => return Vec::new(),
-        1 => values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-        _ => largest(values, count),
-    };
-    all.filter(|&column| values[column as usize] >= threshold)
+    if params.top_k > 0 {
+        return best_columns(scores, params.top_k as usize);
+    }
+    if params.min_p > 0.0 && params.top_p >= 1.0 {
+        return columns_from(scores, min_p_bound(scores, params));
+    }
+    columns_from(scores, f32::MIN)
+}
+
+/// A score below which no token of the slice has `min_p` times the probability of the slice's best. A little low, so that
+/// rounding leaves the decision to the leader.
+fn min_p_bound(scores: &[f32], params: &SamplingParams) -> f32 {
+    const SLACK: f32 = 0.01;
+    const RELATIVE_SLACK: f32 = 1e-5;
+    let max = maximum(scores);
+    max + params.temperature * (params.min_p.ln() - SLACK) - max.abs() * RELATIVE_SLACK
+}
+
+/// The columns of the best tokens for a beam search. Keys of seen and of other tokens do not compare (see
+/// [`penalties::beam_keys`]), so it is the best of either kind.
+fn beam_columns(keys: &[f32], first_id: u32, row: &RowSampling<'_>, count: usize) -> Vec<u32> {
+    if row.params.repetition_penalty == 1.0 {
+        return best_columns(keys, count);
+    }
+    let columns = row.seen.iter().map(|id| id.wrapping_sub(first_id));
+    let mut seen: Vec<u32> = columns
+        .filter(|&column| (column as usize) < keys.len())
+        .collect();
+    seen.sort_unstable();
+    seen.dedup();
+    let seen_keys: Vec<f32> = seen.iter().map(|&column| keys[column as usize]).collect();
+    let mut other_keys = keys.to_vec();
+    for &column in &seen {
+        other_keys[column as usize] = FORBIDDEN;
+    }
+    let mut best = best_columns(&other_keys, count);
+    let best_seen = best_columns(&seen_keys, count);
+    best.extend(best_seen.iter().map(|&index| seen[index as usize]));
+    best.sort_unstable();
+    best
+}
+
+/// The columns whose value is at least `bound` and not forbidden, rising.
+fn columns_from(values: &[f32], bound: f32) -> Vec<u32> {
+    let bound = bound.max(f32::MIN);
+    (0..values.len() as u32)
+        .filter(|&column| values[column as usize] >= bound)
         .collect()
 }
 
-/// The `count`-th largest of more than `count` values.
-fn largest(values: &[f32], count: usize) -> f32 {
-    let mut values = values.to_vec();
+/// The columns of the `count` largest values and of all that equal the least of those, rising. Forbidden ones
+/// are left out; all others are finite.
+fn best_columns(values: &[f32], count: usize) -> Vec<u32> {
+    if count == 0 || values.is_empty() {
+        return Vec::new();
+    }
+    let maxima = chunk_maxima(values);
+    // At least `count` values reach the maximum of the `count`-th best chunk, so none of those wanted is below it.
+    let bound = match count <= maxima.len() {
+        true => largest(maxima.clone(), count),
+        false => f32::MIN,
+    };
+    let bound = bound.max(f32::MIN);
+    let mut columns: Vec<u32> = Vec::new();
+    for (index, chunk) in values.chunks(CHUNK).enumerate() {
+        if maxima[index] >= bound {
+            let reaching = (0..chunk.len()).filter(|&offset| chunk[offset] >= bound);
+            columns.extend(reaching.map(|offset| (index * CHUNK + offset) as u32));
+        }
+    }
+    if columns.len() > count {
+        let reaching = columns.iter().map(|&column| values[column as usize]);
+        let threshold = largest(reaching.collect(), count);
+        columns.retain(|&column| values[column as usize] >= threshold);
+    }
+    columns
+}
+
+/// The `count`-th largest of at least `count` values.
+fn largest(mut values: Vec<f32>, count: usize) -> f32 {
     *values
         .select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a))
         .1
 }
 
+/// Values that are looked at together.
+const CHUNK: usize = 64;
+
+/// The largest value of each chunk.
+fn chunk_maxima(values: &[f32]) -> Vec<f32> {
+    let mut maxima = vec![f32::NEG_INFINITY; values.len().div_ceil(CHUNK)];
+    vectorised(
+        #[inline(always)]
+        || {
+            for (maximum, chunk) in maxima.iter_mut().zip(values.chunks(CHUNK)) {
+                let mut lanes = [f32::NEG_INFINITY; 16];
+                let (blocks, rest) = chunk.as_chunks::<16>();
+                for block in blocks {
+                    for (lane, value) in lanes.iter_mut().zip(block) {
+                        *lane = if value > lane { *value } else { *lane };
+                    }
+                }
+                let values = lanes.iter().chain(rest);
+                *maximum = values.copied().fold(f32::NEG_INFINITY, f32::max);
+            }
+        },
+    );
+    maxima
+}
+
+fn maximum(values: &[f32]) -> f32 {
+    chunk_maxima(values)
+        .into_iter()
+        .fold(f32::NEG_INFINITY, f32::max)
+}
+
+fn num_not_finite(values: &[f32]) -> usize {
+    let mut count = 0;
+    vectorised(
+        #[inline(always)]
+        || {
+            for chunk in values.chunks(CHUNK) {
+                let is_not = |value: &f32| u32::from(!value.is_finite());
+                count += chunk.iter().map(is_not).sum::<u32>() as usize;
+            }
+        },
+    );
+    count
+}
+
 /// `ln Σ exp(values)`, without overflow.
 fn log_sum_exp(values: &[f32]) -> f32 {
-    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = values
-        .iter()
-        .map(|value| f64::from((value - max).exp()))
-        .sum();
+    let max = maximum(values);
+    let mut sum = 0.0_f64;
+    vectorised(
+        #[inline(always)]
+        || {
+            for chunk in values.chunks(CHUNK) {
+                let mut lanes = [0.0_f32; 16];
+                let (blocks, rest) = chunk.as_chunks::<16>();
+                for block in blocks {
+                    for (lane, value) in lanes.iter_mut().zip(block) {
+                        *lane += exp(value - max);
+                    }
+                }
+                sum += f64::from(lanes.iter().sum::<f32>());
+                sum += f64::from(rest.iter().map(|value| exp(value - max)).sum::<f32>());
+            }
+        },
+    );
     max + sum.ln() as f32
 }

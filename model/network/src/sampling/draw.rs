@@ -1,16 +1,17 @@
-//! Random numbers that depend on the seed and the token's index alone: a sequence that moves to another group, is recomputed
-//! after a preemption or runs in another batch draws the same numbers as if it had stayed.
+//! Random numbers that depend on the seed, the branch and the token's index alone: a sequence that moves to another group, is
+//! recomputed after a preemption or runs in another batch draws the same numbers as if it had stayed.
 
 use rand_chacha::{
     ChaCha12Rng,
     rand_core::{RngCore, SeedableRng},
 };
 
-/// The number in `[0, 1)` for token `token_index` of the sequence with this seed. The seed is the key of the cipher and the index
-/// its stream, so that numbers of neighbouring indices have nothing in common.
-pub fn uniform(seed: u64, token_index: u64) -> f64 {
+/// The number in `[0, 1)` for token `token_index` of answer `branch` of the request with this seed. Seed and branch are the key of
+/// the cipher and the index its stream, so that numbers of neighbours have nothing in common.
+pub fn uniform(seed: u64, branch: u64, token_index: u64) -> f64 {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&branch.to_le_bytes());
     let mut rng = ChaCha12Rng::from_seed(key);
     rng.set_stream(token_index);
     // The 53 highest bits fill a double's precision.

@@ -1,6 +1,6 @@
 //! Sampling against the reference's distributions, and the promise that the number of ranks changes nothing.
 
-use std::{thread, time::Duration};
+use std::{borrow::Cow, thread, time::Duration};
 
 use super::*;
 use crate::{
@@ -8,9 +8,12 @@ use crate::{
     goldens::{Goldens, largest_difference},
 };
 
+mod properties;
+mod settings;
+
 /// Logits without structure, a few of which tie.
 fn logits(num_ids: usize, salt: u64) -> Vec<f32> {
-    let value = |i| ((uniform(salt, i as u64) * 400.0).round() / 25.0) as f32 - 8.0;
+    let value = |i| ((uniform(salt, 0, i as u64) * 400.0).round() / 25.0) as f32 - 8.0;
     (0..num_ids).map(value).collect()
 }
 
@@ -18,23 +21,48 @@ fn row(params: SamplingParams, seen: &[u32]) -> RowSampling<'_> {
     RowSampling {
         params,
         seen,
-        token_index: 5,
+        draw: one_token(5),
+        ..RowSampling::default()
     }
 }
 
-/// Samples a row whose logits are spread over `num_ranks` slices of unequal length.
-fn sample_sliced(
+fn one_token(token_index: u64) -> RowDraw {
+    RowDraw::Tokens {
+        token_index,
+        first_branch: 0,
+        branches: 1,
+    }
+}
+
+/// Answers a row whose logits are spread over `num_ranks` slices of unequal length.
+fn answer_sliced(
     logits: &[f32],
     row: &RowSampling<'_>,
     num_ranks: usize,
-) -> Result<SampledToken, SampleError> {
+) -> Result<RowResult, SampleError> {
     let border = |rank: usize| logits.len() * rank * rank / (num_ranks * num_ranks);
     let part = |rank| {
         let (start, end) = (border(rank), border(rank + 1));
         pick(&logits[start..end], start as u32, row)
     };
     let parts: Vec<_> = (0..num_ranks).map(part).collect();
-    merge(&parts, &row.params, row.token_index)
+    merge(&parts, row)
+}
+
+/// The same for a row that draws one token.
+fn sample_sliced(
+    logits: &[f32],
+    row: &RowSampling<'_>,
+    num_ranks: usize,
+) -> Result<SampledToken, SampleError> {
+    answer_sliced(logits, row, num_ranks).map(the_token)
+}
+
+fn the_token(result: RowResult) -> SampledToken {
+    match result {
+        RowResult::Tokens(mut tokens) if tokens.len() == 1 => tokens.remove(0),
+        other => panic!("one token was wanted, found {other:?}"),
+    }
 }
 
 fn random(top_k: u32, top_p: f32) -> SamplingParams {
@@ -45,6 +73,7 @@ fn random(top_k: u32, top_p: f32) -> SamplingParams {
         repetition_penalty: 1.1,
         seed: 17,
         num_logprobs: Some(3),
+        ..SamplingParams::default()
     }
 }
 
@@ -244,7 +273,7 @@ fn ranks_send_candidates_and_the_leader_chooses() {
     let leader = outcomes[0].as_ref().unwrap();
     let ids: Vec<_> = leader
         .iter()
-        .map(|token| token.as_ref().unwrap().id)
+        .map(|result| the_token(result.clone().unwrap()).id)
         .collect();
     assert_eq!(ids, wanted);
     assert!(outcomes[1].is_none() && outcomes[2].is_none());
@@ -268,19 +297,20 @@ fn candidates_survive_the_message() {
 }
 
 #[test]
-fn a_draw_depends_on_seed_and_index_alone() {
-    let draws = |seed| {
+fn a_draw_depends_on_seed_branch_and_index_alone() {
+    let draws = |seed, branch| {
         (0..1000)
-            .map(|index| uniform(seed, index))
+            .map(|index| uniform(seed, branch, index))
             .collect::<Vec<_>>()
     };
-    assert_eq!(draws(1), draws(1));
-    assert_ne!(draws(1), draws(2));
-    let mean = draws(3).iter().sum::<f64>() / 1000.0;
+    assert_eq!(draws(1, 0), draws(1, 0));
+    assert_ne!(draws(1, 0), draws(2, 0));
+    assert_ne!(draws(1, 0), draws(1, 1));
+    let mean = draws(3, 2).iter().sum::<f64>() / 1000.0;
     assert!((mean - 0.5).abs() < 0.05, "{mean}");
-    assert!(draws(4).iter().all(|point| (0.0..1.0).contains(point)));
+    assert!(draws(4, 0).iter().all(|point| (0.0..1.0).contains(point)));
     // Fixed for ever: a request that moves between versions goes on with the same numbers.
-    assert_eq!(uniform(42, 7).to_bits(), uniform(42, 7).to_bits());
+    assert_eq!(uniform(42, 0, 7).to_bits(), 0x3fe5_9390_6a62_ee3a);
 }
 
 #[test]
@@ -288,7 +318,7 @@ fn tokens_are_drawn_as_often_as_they_are_likely() {
     let probabilities = [(3, 0.25), (8, 0.5), (9, 0.25)];
     let mut counts = [0; 3];
     for index in 0..4000 {
-        let id = draw::token_at(&probabilities, uniform(6, index)).unwrap();
+        let id = draw::token_at(&probabilities, uniform(6, 0, index)).unwrap();
         counts[probabilities
             .iter()
             .position(|&(other, _)| other == id)

@@ -1,21 +1,30 @@
-//! Which tokens stay in the draw, and with what probability: temperature, then top-k, then top-p, as transformers 4.33 has them.
+//! Which tokens stay in the draw, and with what probability: temperature, then top-k, then top-p, as transformers 4.33 has them,
+//! and min-p after them, where later versions put it.
 
 use super::{Candidate, SamplingParams};
+use crate::ops::{exponential::exp, vectorised::vectorised};
 
 /// The distribution that is drawn from: ids and probabilities, by rising id. `candidates` are those of all ranks, by rising id;
-/// their scores have the repetition penalty in them. The temperature must not be 0. Empty only for no candidates.
+/// their scores have penalties and bias in them, and none is forbidden. The temperature must not be 0. Empty only for no candidates.
 pub fn distribution(candidates: &[Candidate], params: &SamplingParams) -> Vec<(u32, f64)> {
+    // A temperature near 0 must not make a score infinite, which has no softmax.
+    let cool = |score: f32| (score / params.temperature).clamp(f32::MIN, f32::MAX);
     let mut tokens: Vec<(u32, f32)> = candidates
         .iter()
-        .map(|token| (token.id, token.score / params.temperature))
+        .map(|token| (token.id, cool(token.score)))
         .collect();
     if params.top_k > 0 {
         keep_top_k(&mut tokens, params.top_k as usize);
     }
-    let mut probabilities = softmax(&tokens);
+    let mut probabilities = exponentials(&tokens);
     if params.top_p < 1.0 {
+        normalise(&mut probabilities);
         keep_top_p(&mut probabilities, f64::from(params.top_p));
     }
+    if params.min_p > 0.0 {
+        keep_min_p(&mut probabilities, f64::from(params.min_p));
+    }
+    normalise(&mut probabilities);
     probabilities
 }
 
@@ -29,13 +38,26 @@ fn keep_top_k(tokens: &mut Vec<(u32, f32)>, top_k: usize) {
     tokens.retain(|&(_, score)| score >= threshold);
 }
 
-fn softmax(tokens: &[(u32, f32)]) -> Vec<(u32, f64)> {
+/// Probabilities before they are divided by their sum; the greatest is 1.
+fn exponentials(tokens: &[(u32, f32)]) -> Vec<(u32, f64)> {
     let scores = tokens.iter().map(|&(_, score)| score);
     let max = scores.fold(f32::NEG_INFINITY, f32::max);
-    let exponential = |&(id, score): &(u32, f32)| (id, f64::from(score - max).exp());
-    let mut probabilities: Vec<_> = tokens.iter().map(exponential).collect();
-    normalise(&mut probabilities);
+    let mut probabilities = vec![(0, 0.0); tokens.len()];
+    vectorised(
+        #[inline(always)]
+        || {
+            for (place, &(id, score)) in probabilities.iter_mut().zip(tokens) {
+                *place = (id, f64::from(exp(score - max)));
+            }
+        },
+    );
     probabilities
+}
+
+/// Keeps each token that is at least `min_p` times as likely as the most likely one.
+fn keep_min_p(probabilities: &mut Vec<(u32, f64)>, min_p: f64) {
+    let max = probabilities.iter().map(|&(_, p)| p).fold(0.0, f64::max);
+    probabilities.retain(|&(_, p)| p >= min_p * max);
 }
 
 fn normalise(probabilities: &mut [(u32, f64)]) {
@@ -66,7 +88,6 @@ fn keep_top_p(probabilities: &mut Vec<(u32, f64)>, top_p: f64) {
     };
     probabilities.truncate(num_kept);
     probabilities.sort_unstable_by_key(|&(id, _)| id);
-    normalise(probabilities);
 }
 
 /// How many of the tokens have less than `top_p` before them.

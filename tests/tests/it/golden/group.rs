@@ -13,7 +13,7 @@ use inkstone_model::{
     internlm2::{Batch, BatchSequence, ForwardOutput, Input, LanguageModel, LogitsRows},
     kv_cache::{BLOCK_TOKENS, KvCache},
     load_options::LoadOptions,
-    sampling::{RowSampling, SamplingParams, sample},
+    sampling::{RowDraw, RowSampling, SamplingParams, sample},
     tensor::{DType, Tensor},
 };
 
@@ -308,14 +308,19 @@ impl Rank<'_> {
             .map(|(sequence, seen)| RowSampling {
                 params: sequence.job.params,
                 seen,
-                token_index: sequence.generated.tokens.len() as u64,
+                draw: RowDraw::Tokens {
+                    token_index: sequence.generated.tokens.len() as u64,
+                    first_branch: 0,
+                    branches: 1,
+                },
+                ..RowSampling::default()
             });
         let rows: Vec<_> = row.collect();
         let drawn = sample(logits, first_id, &rows, self.collective)?;
         let mine = match drawn {
             None => Vec::new(),
             Some(tokens) => {
-                let ids = tokens.into_iter().map(|token| Ok(token?.id as f32));
+                let ids = tokens.into_iter().map(|row| Ok(row?.tokens()[0].id as f32));
                 ids.collect::<Result<_>>()?
             }
         };

@@ -45,7 +45,7 @@ fn check(folder: &Folder, group: &str, name: &str) -> Result<()> {
     let row = RowSampling {
         params,
         seen: &seen,
-        token_index: 0,
+        ..RowSampling::default()
     };
     for world_size in WORLD_SIZES {
         let mut found = vec![0.0; logits.values.len()];
