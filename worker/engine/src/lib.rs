@@ -1,19 +1,34 @@
 //! The engine: which sequences run in which step, and what becomes of what they draw. Pure logic over ids and counts: no
-//! tensors, no clock, no I/O, no randomness. The worker drives it: `submit` and `cancel` between steps, `plan`, run the
-//! plan on an executor, `apply` what came out, hand the events on.
+//! tensors, no clock, no I/O, no randomness. The worker drives it: `submit` and `cancel` at any time, `prepare` while a step
+//! runs, `apply` what the step drew, `seal` the next plan, hand the events on.
 //!
-//! Start reading in `scheduler.rs`.
+//! Start reading in `scheduler.rs`. What stands on its own: `beam_search.rs` (which beams live on), `block_manager.rs` (who
+//! refers to which block) with `prefix_cache.rs` (which block holds what), `prompt.rs` (how contents become hashes).
 
+mod beam_search;
 mod block_manager;
+mod id_map;
 mod ids;
 mod limits;
+mod load;
+mod prefix_cache;
+mod prompt;
+mod request;
+mod request_state;
 mod scheduler;
 mod sequence;
 mod step;
 
-pub use block_manager::BlockManager;
-pub use ids::{BlockId, SequenceId};
+pub use beam_search::{BeamSearch, Extension, SearchStep};
+pub use ids::{BlockId, RequestId, SequenceId};
 pub use limits::{BLOCK_TOKENS, EngineLimits, LimitsError};
-pub use scheduler::{Event, Load, Scheduler, SubmitError};
-pub use sequence::{EndReason, SequenceRequest};
-pub use step::{ApplyError, Sampled, StepItem, StepOutput, StepPlan, Work};
+pub use load::{Load, Stats};
+pub use request::{
+    BeamAnswer, BeamParams, Decoding, DrawFailure, EndReason, EngineRequest, Event, Priority,
+    PromptSpan,
+};
+pub use scheduler::{Prepared, Scheduler, SubmitError};
+pub use step::{
+    ApplyError, BlockCopy, Draw, DrawKind, Drawn, DrawnToken, Fork, Start, StepItem, StepOutput,
+    StepPlan, TokenLogprob,
+};

@@ -8,14 +8,16 @@ pub const BLOCK_TOKENS: usize = 16;
 /// Bounds of the engine, fixed for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineLimits {
-    /// Blocks of the KV cache.
+    /// Blocks of the KV cache; fewer than 2^32.
     pub num_blocks: usize,
     /// Most rows in one step: decodes count one each, prefill chunks take what is left.
     pub max_step_tokens: usize,
-    /// Most sequences that run side by side.
+    /// Most sequences that run side by side; a request counts with all the answers or beams that it may yet have.
     pub max_running: usize,
-    /// Most sequences that wait to run; past it `submit` refuses.
+    /// Most requests that wait to run; past it `submit` refuses.
     pub max_waiting: usize,
+    /// Steps after which a waiting batch request counts as interactive, for good: so every request runs after a bounded time.
+    pub max_wait_steps: usize,
 }
 
 /// Limits that contradict each other.
@@ -44,6 +46,7 @@ impl EngineLimits {
             ("max_step_tokens", self.max_step_tokens),
             ("max_running", self.max_running),
             ("max_waiting", self.max_waiting),
+            ("max_wait_steps", self.max_wait_steps),
         ] {
             if value == 0 {
                 return Err(LimitsError::Zero(name));

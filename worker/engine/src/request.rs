@@ -41,6 +41,72 @@ pub enum PromptSpan {
     },
 }
 
+impl EngineRequest {
+    /// Whether a picture is in the prompt.
+    pub fn has_pictures(&self) -> bool {
+        self.prompt
+            .iter()
+            .any(|span| matches!(span, PromptSpan::Picture { .. }))
+    }
+
+    /// Positions of the prompt.
+    pub fn prompt_len(&self) -> usize {
+        self.prompt
+            .iter()
+            .map(PromptSpan::num_tokens)
+            .fold(0, usize::saturating_add)
+    }
+
+    /// What makes no sense in it, if anything.
+    pub(crate) fn find_fault(&self) -> Option<&'static str> {
+        let picture_without_rows =
+            |span: &PromptSpan| matches!(span, PromptSpan::Picture { num_tokens: 0, .. });
+        if self.prompt_len() == 0 || self.max_new_tokens == 0 {
+            return Some("a request needs at least one prompt token and one token to draw");
+        }
+        if self.prompt.iter().any(picture_without_rows) {
+            return Some("a picture takes at least one position");
+        }
+        match self.decoding {
+            Decoding::Sample { branches: 0 } => Some("a request needs at least one answer"),
+            Decoding::Beam(params)
+                if params.num_answers == 0 || params.num_answers > params.width =>
+            {
+                Some("a beam search returns between one answer and one for each beam")
+            }
+            Decoding::Beam(params) if !params.length_penalty.is_finite() => {
+                Some("length_penalty must be finite")
+            }
+            Decoding::Sample { .. } | Decoding::Beam(_) => None,
+        }
+    }
+}
+
+impl Event {
+    /// Whom it happened to.
+    pub fn request(&self) -> RequestId {
+        match self {
+            Self::Started { request, .. }
+            | Self::NeedsPictures { request }
+            | Self::PromptLogprobs { request, .. }
+            | Self::Token { request, .. }
+            | Self::Ended { request, .. }
+            | Self::Beams { request, .. }
+            | Self::Failed { request, .. } => *request,
+        }
+    }
+}
+
+impl PromptSpan {
+    /// Positions.
+    pub fn num_tokens(&self) -> usize {
+        match self {
+            Self::Tokens(ids) => ids.len(),
+            Self::Picture { num_tokens, .. } => *num_tokens,
+        }
+    }
+}
+
 /// What a request makes of its prompt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decoding {

@@ -1,17 +1,31 @@
 //! The scheduler: plans the next step and commits what it drew.
 //!
-//! First come, first served. A sequence starts when its blocks (for the prompt and all it may draw) are free; from then
-//! on it runs in every step. A step holds one row for each decoding sequence first, then prefill chunks of the others in
-//! what is left of `max_step_tokens`, so a long prompt never stops the answers of others.
+//! A request waits until there is room for its prompt, then runs in every step until it ends. A step has a row for each sequence
+//! that decodes, then prefill chunks of the others in what is left of `max_step_tokens`, so a long prompt never stops the
+//! answers of others. Blocks are taken as sequences grow; when there are none left, the last of the running requests gives up
+//! its own and waits again, in front, to compute its tokens anew.
+//!
+//! A step goes through three hands, a file each. [`prepare`](Scheduler::prepare) decides all that does not depend on what the step
+//! in flight draws: who starts, who gives way, who gets how many rows and blocks. [`apply`](Scheduler::apply) takes what the
+//! step in flight drew: tokens, ends, forks. [`seal`](Scheduler::seal) then writes the plan that was prepared, without those that ended.
 
-use std::collections::VecDeque;
+mod apply;
+mod integrity;
+mod prepare;
+mod seal;
+
+use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+pub use self::prepare::Prepared;
+use self::seal::Notices;
 use crate::{
-    BlockManager, EndReason, EngineLimits, SequenceId, SequenceRequest,
-    sequence::{Progress, Running},
-    step::{ApplyError, Sampled, StepItem, StepOutput, StepPlan, Work},
+    Decoding, EngineLimits, EngineRequest, Event, Load, RequestId, SequenceId, Stats, StepPlan,
+    block_manager::BlockManager,
+    id_map::IdMap,
+    request_state::{Phase, Pictures, Rank, RequestState},
+    sequence::Sequence,
 };
 
 /// See the module's text.
@@ -19,74 +33,69 @@ use crate::{
 pub struct Scheduler {
     limits: EngineLimits,
     blocks: BlockManager,
-    waiting: VecDeque<SequenceRequest>,
-    /// In order of arrival.
-    running: Vec<Running>,
-    released: Vec<SequenceId>,
+    /// All that are not over.
+    requests: IdMap<RequestId, RequestState>,
+    /// Whose a sequence is.
+    owners: IdMap<SequenceId, RequestId>,
+    /// The queue, first in front. Parked requests are not in it.
+    waiting: BTreeMap<Rank, RequestId>,
+    /// Those that have blocks, first in front; the last is the first to give way.
+    running: BTreeMap<Rank, RequestId>,
+    /// What the next plan tells ranks besides its items.
+    notices: Notices,
+    events: Vec<Event>,
+    stats: Stats,
+    /// Steps prepared so far: the measure of waiting.
+    now: u64,
     next_step: u64,
+    next_sequence: u64,
+    next_arrival: u64,
 }
 
-/// What happened to a sequence in a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It drew the token number `index`.
-    Token {
-        /// The sequence.
-        sequence: SequenceId,
-        /// Number of the token; 0 is the first after the prompt.
-        index: usize,
-        /// The token.
-        token_id: u32,
-    },
-    /// It ended and its blocks are free.
-    Ended {
-        /// The sequence.
-        sequence: SequenceId,
-        /// Why.
-        reason: EndReason,
-    },
-    /// Its logits were not finite; it ended and its blocks are free.
-    NotFinite {
-        /// The sequence.
-        sequence: SequenceId,
-    },
-}
-
-/// A sequence that cannot be taken.
+/// A request that cannot be taken.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SubmitError {
     /// The queue is full.
-    #[error("{waiting} sequences wait already, the limit is {limit}")]
+    #[error("{waiting} requests wait already, the limit is {limit}")]
     QueueFull {
-        /// Sequences that wait.
+        /// Requests that wait.
         waiting: usize,
         /// `max_waiting`.
         limit: usize,
     },
     /// It would never fit.
-    #[error("the sequence may grow to {wanted} tokens, the KV cache holds {limit}")]
+    #[error("a sequence may grow to {wanted} tokens, the KV cache holds {limit}")]
     TooLong {
         /// Prompt and answer.
         wanted: usize,
         /// What the cache holds.
         limit: usize,
     },
-    /// No prompt, or nothing to draw.
-    #[error("a sequence needs at least one prompt token and one token to draw")]
-    Empty,
-}
-
-/// How busy the engine is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Sequences that wait for blocks.
-    pub waiting: usize,
-    /// Sequences that run.
-    pub running: usize,
-    /// Blocks that sequences own.
-    pub blocks_used: usize,
-    /// All blocks.
-    pub blocks_total: usize,
+    /// Its sequences would not fit together. Counted as if they shared nothing: after a preemption they may not.
+    #[error(
+        "{sequences} sequences of up to {tokens} tokens want {wanted} blocks, the KV cache has {limit}"
+    )]
+    TooManyTokens {
+        /// Answers or beams.
+        sequences: usize,
+        /// Prompt and answer.
+        tokens: usize,
+        /// Blocks for all of them.
+        wanted: usize,
+        /// All blocks.
+        limit: usize,
+    },
+    /// More answers or beams than may run side by side.
+    #[error("{wanted} answers or beams are wanted, the limit is {limit}")]
+    TooManySequences {
+        /// Answers or beams.
+        wanted: usize,
+        /// `max_running`.
+        limit: usize,
+    },
+    /// Something that makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
 }
 
 impl Scheduler {
@@ -99,258 +108,182 @@ impl Scheduler {
         Self {
             blocks: BlockManager::new(limits.num_blocks),
             limits,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            released: Vec::new(),
+            requests: IdMap::default(),
+            owners: IdMap::default(),
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+            notices: Notices::default(),
+            events: Vec::new(),
+            stats: Stats::default(),
+            now: 0,
             next_step: 1,
+            next_sequence: 1,
+            next_arrival: 0,
         }
     }
 
-    /// Queues a sequence.
-    pub fn submit(&mut self, request: SequenceRequest) -> Result<(), SubmitError> {
-        if request.prompt_tokens == 0 || request.max_new_tokens == 0 {
-            return Err(SubmitError::Empty);
+    /// Queues a request. If it will need its pictures, as far as the cache can tell by now, it asks for them at once.
+    pub fn submit(&mut self, request: EngineRequest) -> Result<(), SubmitError> {
+        self.check(&request)?;
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        let first = Sequence::new(self.new_sequence_id());
+        self.owners.insert(first.id, request.id);
+        let phase = Phase::Waiting { since: self.now };
+        let state = RequestState::new(request, first, arrival, phase);
+        let id = state.id;
+        let found = state.sequences[0].find_prefix(&state.prompt, &self.blocks, state.cacheable());
+        let lacks_pictures = state.lacks_pictures(found.num_tokens);
+        self.waiting.insert(state.rank, id);
+        self.requests.insert(id, state);
+        if lacks_pictures {
+            self.park(id);
         }
-        let limit = self.limits.max_sequence_tokens();
-        if request.max_positions() > limit {
-            return Err(SubmitError::TooLong {
-                wanted: request.prompt_tokens.saturating_add(request.max_new_tokens),
-                limit,
-            });
-        }
-        if self.waiting.len() >= self.limits.max_waiting {
-            return Err(SubmitError::QueueFull {
-                waiting: self.waiting.len(),
-                limit: self.limits.max_waiting,
-            });
-        }
-        self.waiting.push_back(request);
         Ok(())
     }
 
-    /// Ends a sequence wherever it is and frees its blocks. Called between steps; `false` when it has ended already.
-    pub fn cancel(&mut self, sequence: SequenceId) -> bool {
-        if let Some(at) = self
-            .waiting
-            .iter()
-            .position(|request| request.id == sequence)
-        {
-            self.waiting.remove(at);
-            // Executors learn of a sequence when it is submitted, so one that never ran is released as well.
-            self.released.push(sequence);
-            return true;
-        }
-        let Some(at) = self
-            .running
-            .iter()
-            .position(|running| running.request.id == sequence)
-        else {
+    /// The executor holds the features of a request's pictures. `false` when the request is over.
+    pub fn pictures_ready(&mut self, request: RequestId) -> bool {
+        let Some(state) = self.requests.get_mut(&request) else {
             return false;
         };
-        self.retire(at);
+        state.pictures = Pictures::Ready;
+        if state.phase == Phase::Parked {
+            state.phase = Phase::Waiting { since: self.now };
+            self.waiting.insert(state.rank, request);
+        }
         true
     }
 
-    /// The next step, or `None` when there is nothing to run and nothing to release.
-    pub fn plan(&mut self) -> Option<StepPlan> {
-        self.start_waiting();
-        let mut budget = self.limits.max_step_tokens;
-        let mut items = Vec::with_capacity(self.running.len());
-        for running in &self.running {
-            if let Some(work) = decode_work(running) {
-                budget -= 1;
-                items.push(item(running, work));
-            }
+    /// Ends a request wherever it is and frees its blocks. Nothing more is said of it. `false` when it is over already.
+    pub fn cancel(&mut self, request: RequestId) -> bool {
+        let known = self.requests.contains_key(&request);
+        if known {
+            self.retire(request);
+            self.events.retain(|event| event.request() != request);
         }
-        for running in &self.running {
-            if let Some(work) = prefill_work(running, budget) {
-                budget -= work.num_rows();
-                items.push(item(running, work));
-            }
-        }
-        let released = std::mem::take(&mut self.released);
-        if items.is_empty() && released.is_empty() {
-            return None;
-        }
-        let step = self.next_step;
-        self.next_step += 1;
-        Some(StepPlan {
-            step,
-            items,
-            released,
-        })
+        known
     }
 
-    /// Commits what a plan drew. Sequences cancelled meanwhile are passed over.
-    pub fn apply(
-        &mut self,
-        plan: &StepPlan,
-        output: &StepOutput,
-    ) -> Result<Vec<Event>, ApplyError> {
-        let sampling = || {
-            plan.items
-                .iter()
-                .filter(|item| item.work.samples().is_some())
-        };
-        if !sampling()
-            .map(|item| item.sequence)
-            .eq(output.sampled.iter().map(|(sequence, _)| *sequence))
-        {
-            return Err(ApplyError {
-                step: plan.step,
-                wanted: sampling().map(|item| item.sequence).collect(),
-                found: output
-                    .sampled
-                    .iter()
-                    .map(|(sequence, _)| *sequence)
-                    .collect(),
-            });
-        }
-        let mut events = Vec::with_capacity(output.sampled.len());
-        for item in &plan.items {
-            if let (Work::Prefill { end, .. }, Some(at)) =
-                (&item.work, self.position(item.sequence))
-            {
-                self.running[at].progress = Progress::Prefill { computed: *end };
-            }
-        }
-        for (sequence, sampled) in &output.sampled {
-            if let Some(at) = self.position(*sequence) {
-                self.commit(at, *sampled, &mut events);
-            }
-        }
-        Ok(events)
+    /// The next step, or `None` when there is nothing to run and nothing to tell: [`prepare`](Self::prepare) and
+    /// [`seal`](Self::seal) at once, for when no step is in flight.
+    pub fn plan(&mut self) -> Option<StepPlan> {
+        let prepared = self.prepare();
+        self.seal(prepared)
+    }
+
+    /// What happened apart from draws: requests that started, requests that need their pictures.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// How busy the engine is.
     pub fn load(&self) -> Load {
+        let blocks_total = self.blocks.num_blocks();
         Load {
-            waiting: self.waiting.len(),
-            running: self.running.len(),
-            blocks_used: self.blocks.num_blocks() - self.blocks.num_free(),
-            blocks_total: self.blocks.num_blocks(),
+            waiting: self.num_waiting(),
+            running: self
+                .running
+                .values()
+                .map(|id| self.requests[id].width())
+                .sum(),
+            blocks_used: blocks_total - self.blocks.available(),
+            blocks_cached: self.blocks.num_cached(),
+            blocks_total,
         }
     }
 
-    /// Every block is free or owned by one running sequence, and no limit is passed. Panics otherwise: only a bug can do
-    /// that.
-    pub fn check_integrity(&self) {
-        self.blocks.check_integrity(
-            self.running
-                .iter()
-                .flat_map(|running| running.blocks.iter().copied()),
-        );
-        assert!(self.running.len() <= self.limits.max_running);
-        assert!(self.waiting.len() <= self.limits.max_waiting);
-        for running in &self.running {
-            let wanted = BlockManager::blocks_for(running.request.max_positions());
-            assert_eq!(
-                running.blocks.len(),
-                wanted,
-                "sequence {}",
-                running.request.id
-            );
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            evictions: self.blocks.evictions(),
+            ..self.stats
         }
     }
 
-    /// Moves sequences from the queue while their blocks are free. Strictly in order: a short one never passes a long one,
-    /// so every sequence starts after a bounded time.
-    fn start_waiting(&mut self) {
-        while self.running.len() < self.limits.max_running {
-            let Some(request) = self.waiting.front() else {
-                return;
-            };
-            let count = BlockManager::blocks_for(request.max_positions());
-            let Some(blocks) = self.blocks.allocate(count) else {
-                return;
-            };
-            let request = self.waiting.pop_front().expect("there is a front");
-            self.running.push(Running {
-                request,
-                blocks,
-                progress: Progress::Prefill { computed: 0 },
+    /// Refuses what is wrong, what does not fit the queue, and what could not run to its end even alone.
+    fn check(&self, request: &EngineRequest) -> Result<(), SubmitError> {
+        if self.requests.contains_key(&request.id) {
+            return Err(SubmitError::Invalid("a request of this name runs already"));
+        }
+        if let Some(wrong) = request.find_fault() {
+            return Err(SubmitError::Invalid(wrong));
+        }
+        let sequences = match request.decoding {
+            Decoding::Sample { branches } => branches,
+            Decoding::Beam(params) => params.width,
+        };
+        if sequences > self.limits.max_running {
+            return Err(SubmitError::TooManySequences {
+                wanted: sequences,
+                limit: self.limits.max_running,
             });
         }
+        let tokens = request.prompt_len().saturating_add(request.max_new_tokens);
+        // The last token is drawn, never computed.
+        let blocks = BlockManager::blocks_for(tokens - 1);
+        let limit = self.limits.num_blocks;
+        if blocks > limit {
+            return Err(SubmitError::TooLong {
+                wanted: tokens,
+                limit: self.limits.max_sequence_tokens(),
+            });
+        }
+        // Sequences that part need a block more each for a moment, beside those of the sequences that they replace.
+        let wanted = sequences.saturating_mul(blocks + usize::from(sequences > 1));
+        if wanted > limit {
+            return Err(SubmitError::TooManyTokens {
+                sequences,
+                tokens,
+                wanted,
+                limit,
+            });
+        }
+        if self.num_waiting() >= self.limits.max_waiting {
+            return Err(SubmitError::QueueFull {
+                waiting: self.num_waiting(),
+                limit: self.limits.max_waiting,
+            });
+        }
+        Ok(())
     }
 
-    fn commit(&mut self, at: usize, sampled: Sampled, events: &mut Vec<Event>) {
-        let running = &mut self.running[at];
-        let sequence = running.request.id;
-        let Sampled::Token(token_id) = sampled else {
-            self.retire(at);
-            events.push(Event::NotFinite { sequence });
-            return;
-        };
-        let index = match running.progress {
-            Progress::Prefill { .. } => 0,
-            Progress::Decode { drawn, .. } => drawn,
-        };
-        let drawn = index + 1;
-        running.progress = Progress::Decode {
-            last_token: token_id,
-            drawn,
-        };
-        events.push(Event::Token {
-            sequence,
-            index,
-            token_id,
-        });
-        let reason = if running.request.stop_token_ids.contains(&token_id) {
-            EndReason::Stop
-        } else if drawn == running.request.max_new_tokens {
-            EndReason::Length
-        } else {
-            return;
-        };
-        self.retire(at);
-        events.push(Event::Ended { sequence, reason });
+    /// In the queue or parked.
+    fn num_waiting(&self) -> usize {
+        self.requests.len() - self.running.len()
     }
 
-    fn retire(&mut self, at: usize) {
-        let running = self.running.remove(at);
-        self.blocks.release(running.blocks);
-        self.released.push(running.request.id);
+    fn new_sequence_id(&mut self) -> SequenceId {
+        let id = SequenceId(self.next_sequence);
+        self.next_sequence += 1;
+        id
     }
 
-    fn position(&self, sequence: SequenceId) -> Option<usize> {
-        self.running
-            .iter()
-            .position(|running| running.request.id == sequence)
-    }
-}
-
-fn decode_work(running: &Running) -> Option<Work> {
-    match running.progress {
-        Progress::Prefill { .. } => None,
-        Progress::Decode { last_token, drawn } => Some(Work::Decode {
-            token_id: last_token,
-            position: running.request.prompt_tokens + drawn - 1,
-            token_index: drawn,
-        }),
-    }
-}
-
-fn prefill_work(running: &Running, budget: usize) -> Option<Work> {
-    match running.progress {
-        Progress::Decode { .. } => None,
-        Progress::Prefill { .. } if budget == 0 => None,
-        Progress::Prefill { computed } => {
-            let prompt = running.request.prompt_tokens;
-            let end = prompt.min(computed + budget);
-            Some(Work::Prefill {
-                start: computed,
-                end,
-                samples: end == prompt,
-            })
+    /// Takes a waiting request out of the queue until its pictures are there, and asks for them if that was not done.
+    fn park(&mut self, id: RequestId) {
+        let state = self.requests.get_mut(&id).expect("it waits");
+        self.waiting.remove(&state.rank);
+        state.waited += state.phase.steps_waited(self.now);
+        state.phase = Phase::Parked;
+        if state.pictures == Pictures::NotAsked {
+            state.pictures = Pictures::Asked;
+            self.events.push(Event::NeedsPictures { request: id });
         }
     }
-}
 
-fn item(running: &Running, work: Work) -> StepItem {
-    StepItem {
-        sequence: running.request.id,
-        work,
-        block_table: running.blocks.clone(),
+    /// The request is over, in whatever phase: its blocks go back, and ranks are told.
+    fn retire(&mut self, id: RequestId) {
+        let mut state = self.requests.remove(&id).expect("it is not over");
+        self.waiting.remove(&state.rank);
+        self.running.remove(&state.rank);
+        state.unplace(&mut self.blocks);
+        for sequence in &state.sequences {
+            self.owners.remove(&sequence.id);
+            if state.started {
+                self.notices.release(sequence.id);
+            }
+        }
+        self.notices.retired.push(id);
     }
 }
 

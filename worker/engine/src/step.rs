@@ -280,12 +280,7 @@ impl Fnv {
                 DrawKind::Tokens {
                     first_branch,
                     branches,
-                } => [
-                    1,
-                    token_index as u64,
-                    first_branch as u64,
-                    branches as u64,
-                ],
+                } => [1, token_index as u64, first_branch as u64, branches as u64],
                 DrawKind::Candidates { count } => [2, token_index as u64, count as u64, 0],
             },
         };

@@ -1,0 +1,269 @@
+//! Deciding about the next step all that does not depend on what the step in flight draws.
+
+use super::Scheduler;
+use crate::{
+    BlockCopy, Event, RequestId, SequenceId,
+    block_manager::{BlockManager, CachedPrefix},
+    request_state::{Phase, Rank},
+};
+
+/// A step that was decided on, to be sealed when the step in flight is applied.
+#[derive(Debug)]
+#[must_use = "a step that is not sealed never runs"]
+pub struct Prepared {
+    /// Requests whose decoding sequences have rows and blocks.
+    pub(super) decodes: Vec<RequestId>,
+    pub(super) chunks: Vec<Chunk>,
+    /// Copies for sequences that begin inside a cached block.
+    pub(super) copies: Vec<(SequenceId, BlockCopy)>,
+    /// Rows that nobody has yet.
+    rows_left: usize,
+    /// Whether a request gave way: then no other starts in this step.
+    preempted: bool,
+}
+
+/// A part of a sequence's tokens to prefill.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) sequence: SequenceId,
+    /// Position after the last.
+    pub(super) end: usize,
+}
+
+/// What becomes of a request that would start.
+enum Start {
+    Placed,
+    NoRoom,
+    LacksPictures,
+}
+
+impl Scheduler {
+    /// Decides about the next step, in this order: rows and blocks for sequences that decode, if need be from requests that give way;
+    /// who of the queue starts; prefill chunks in the rows that are left. May be called while a step is in flight, once for each
+    /// [`seal`](Self::seal).
+    pub fn prepare(&mut self) -> Prepared {
+        self.now += 1;
+        let mut step = Prepared {
+            decodes: Vec::with_capacity(self.running.len()),
+            chunks: Vec::new(),
+            copies: Vec::new(),
+            rows_left: self.limits.max_step_tokens,
+            preempted: false,
+        };
+        let running: Vec<(Rank, RequestId)> =
+            self.running.iter().map(|(rank, id)| (*rank, *id)).collect();
+        for (rank, id) in running {
+            // Those that gave way are the last ones: nobody runs behind them.
+            if !self.running.contains_key(&rank) {
+                break;
+            }
+            self.place_siblings(id, &mut step);
+            self.grant_decodes(id, &mut step);
+        }
+        if !step.preempted {
+            self.start_waiting(&mut step);
+        }
+        self.grant_chunks(&mut step);
+        step
+    }
+
+    /// Rows for a request's decoding sequences, and the blocks they may need.
+    fn grant_decodes(&mut self, id: RequestId, step: &mut Prepared) {
+        let Some(state) = self
+            .requests
+            .get(&id)
+            .filter(|state| state.phase == Phase::Running)
+        else {
+            return;
+        };
+        let demand = state.decode_demand(&self.blocks);
+        if demand.rows == 0 || !self.make_available(demand.blocks, id, step) {
+            return;
+        }
+        // No more sequences run than a step has rows.
+        step.rows_left -= demand.rows;
+        step.decodes.push(id);
+        if demand.blocks > 0 {
+            let new = (0..demand.blocks).map(|_| self.blocks.allocate().expect("made available"));
+            self.requests
+                .get_mut(&id)
+                .expect("it runs")
+                .reserve
+                .extend(new);
+        }
+    }
+
+    /// Places the sequences of a request that has several and lost their blocks, one after another: when the first has computed its
+    /// tokens, the next finds in the cache what they share.
+    fn place_siblings(&mut self, id: RequestId, step: &mut Prepared) {
+        let state = &self.requests[&id];
+        let Some(next) = state
+            .sequences
+            .iter()
+            .position(|sequence| !sequence.is_placed())
+        else {
+            return;
+        };
+        let is_computed = |at: usize| {
+            let sequence = &state.sequences[at];
+            sequence.computed + 1 >= sequence.len(&state.prompt)
+        };
+        if !(0..next).all(is_computed) {
+            return;
+        }
+        loop {
+            let (found, wanted) = self.find_prefix(id, next);
+            if wanted <= self.blocks.available_beside(&found) {
+                return self.place(id, next, found, step);
+            }
+            if !self.preempt_last(id, step) {
+                return;
+            }
+        }
+    }
+
+    /// Makes `count` blocks available for `id`: the last of the running requests give way, `id` itself if it is the last (`false`).
+    fn make_available(&mut self, count: usize, id: RequestId, step: &mut Prepared) -> bool {
+        while self.blocks.available() < count {
+            if !self.preempt_last(id, step) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The last of the running requests gives up its blocks and waits again, in front of all that came later; it keeps what it drew,
+    /// and gets what the step in flight draws. `false` if it was `id`.
+    fn preempt_last(&mut self, id: RequestId, step: &mut Prepared) -> bool {
+        let (rank, last) = self.running.pop_last().expect("`id` runs");
+        let state = self.requests.get_mut(&last).expect("it runs");
+        state.unplace(&mut self.blocks);
+        state.phase = Phase::Waiting { since: self.now };
+        self.waiting.insert(rank, last);
+        self.stats.preemptions += 1;
+        step.preempted = true;
+        last != id
+    }
+
+    /// Starts requests of the queue, strictly in order: a short one never passes a long one, so each starts after a bounded time.
+    /// Only those that lack pictures are passed. None starts that would get no row in this step, since until then more of its
+    /// prompt may come to be cached.
+    fn start_waiting(&mut self, step: &mut Prepared) {
+        self.promote();
+        let mut sequences = 0;
+        let mut rows = 0;
+        for id in self.running.values() {
+            let state = &self.requests[id];
+            sequences += state.width();
+            rows += state.prefill_left();
+        }
+        while let Some((rank, id)) = self
+            .waiting
+            .first_key_value()
+            .map(|(rank, id)| (*rank, *id))
+        {
+            let width = self.requests[&id].width();
+            if rows >= step.rows_left || sequences + width > self.limits.max_running {
+                return;
+            }
+            match self.start(id, sequences, step) {
+                Start::NoRoom => return,
+                Start::LacksPictures => self.park(id),
+                Start::Placed => {
+                    self.waiting.remove(&rank);
+                    self.running.insert(rank, id);
+                    sequences += width;
+                    rows += self.requests[&id].prefill_left();
+                    self.grant_decodes(id, step);
+                }
+            }
+        }
+    }
+
+    /// Counts batch requests that waited long as interactive. They wait in order of arrival, so the first has waited longest, but for
+    /// those that ran in between.
+    fn promote(&mut self) {
+        while let Some((rank, id)) = self
+            .waiting
+            .range(Rank::FIRST_BATCH..)
+            .next()
+            .map(|(rank, id)| (*rank, *id))
+        {
+            let state = self.requests.get_mut(&id).expect("it waits");
+            let waited = state.waited + state.phase.steps_waited(self.now);
+            if waited <= self.limits.max_wait_steps as u64 {
+                return;
+            }
+            state.rank = rank.promoted();
+            self.waiting.remove(&rank);
+            self.waiting.insert(rank.promoted(), id);
+        }
+    }
+
+    /// Places a request's first sequence if all its sequences find room, counting that they share the prompt, and beside it a
+    /// block is left for each of the `running` sequences to grow into: else the next steps would take the room back.
+    fn start(&mut self, id: RequestId, running: usize, step: &mut Prepared) -> Start {
+        let (found, wanted) = self.find_prefix(id, 0);
+        let state = &self.requests[&id];
+        if state.lacks_pictures(found.num_tokens) {
+            return Start::LacksPictures;
+        }
+        let tails = state.sequences[1..].iter().map(|sequence| {
+            BlockManager::blocks_for(sequence.len(&state.prompt)) - state.prompt.num_full_blocks()
+        });
+        if wanted + tails.sum::<usize>() + running > self.blocks.available_beside(&found) {
+            return Start::NoRoom;
+        }
+        let state = self.requests.get_mut(&id).expect("it waits");
+        state.waited += state.phase.steps_waited(self.now);
+        state.phase = Phase::Running;
+        if !state.started {
+            state.started = true;
+            self.stats.prompt_tokens += state.prompt.len() as u64;
+            self.stats.cached_tokens += found.num_tokens as u64;
+            self.events.push(Event::Started {
+                request: id,
+                cached_tokens: found.num_tokens,
+            });
+            self.notices.start(id, state.sequences[0].id);
+        }
+        self.place(id, 0, found, step);
+        Start::Placed
+    }
+
+    /// What the cache has of a sequence, and how many blocks it needs beside.
+    fn find_prefix(&self, id: RequestId, at: usize) -> (CachedPrefix, usize) {
+        let state = &self.requests[&id];
+        let sequence = &state.sequences[at];
+        let found = sequence.find_prefix(&state.prompt, &self.blocks, state.cacheable());
+        let wanted = BlockManager::blocks_for(sequence.len(&state.prompt)) - found.blocks.len();
+        (found, wanted)
+    }
+
+    fn place(&mut self, id: RequestId, at: usize, found: CachedPrefix, step: &mut Prepared) {
+        let state = self.requests.get_mut(&id).expect("it runs");
+        let sequence = &mut state.sequences[at];
+        let copy = sequence.place(&state.prompt, found, &mut self.blocks);
+        step.copies.extend(copy.map(|copy| (sequence.id, copy)));
+    }
+
+    /// Prefill chunks, in the order of the running requests.
+    fn grant_chunks(&self, step: &mut Prepared) {
+        for id in self.running.values() {
+            let state = &self.requests[id];
+            for sequence in &state.sequences {
+                let rows = sequence.prefill_left(&state.prompt).min(step.rows_left);
+                if rows > 0 {
+                    step.chunks.push(Chunk {
+                        sequence: sequence.id,
+                        end: sequence.planned + rows,
+                    });
+                    step.rows_left -= rows;
+                }
+            }
+            if step.rows_left == 0 {
+                return;
+            }
+        }
+    }
+}
