@@ -41,6 +41,9 @@ pub struct SynthesizeOptions {
     pub dtype: DType,
     /// Above this the weights go to several files with an index.
     pub max_file_bytes: u64,
+    /// Leave holes where the weights would be: for what only looks at a model's shape, such as a simulated executor. A 7B
+    /// model then takes the disk no more than its tokenizer does.
+    pub hollow: bool,
 }
 
 impl Default for SynthesizeOptions {
@@ -48,6 +51,7 @@ impl Default for SynthesizeOptions {
         Self {
             dtype: DType::BF16,
             max_file_bytes: DEFAULT_MAX_FILE_BYTES,
+            hollow: false,
         }
     }
 }
@@ -106,6 +110,10 @@ fn write_weights(
         options.max_file_bytes,
     );
     let bytes_total = writer.bytes_total();
+    if options.hollow {
+        writer.finish_hollow()?;
+        return Ok(bytes_total);
+    }
     let mut bytes_done = 0;
     let mut buffer = vec![0u8; ELEMENTS_PER_WRITE * options.dtype.num_bytes()];
     for tensor in &tensors {

@@ -75,6 +75,31 @@ fn same_seed_gives_the_same_bytes_and_another_seed_others() {
 }
 
 #[test]
+fn a_hollow_model_opens_like_a_full_one_and_takes_no_room() {
+    use std::os::unix::fs::MetadataExt;
+
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("vl-7b");
+    let options = SynthesizeOptions {
+        hollow: true,
+        ..SynthesizeOptions::default()
+    };
+    let bytes = synthesize(Preset::Vl7b, 0, &out, options, &silent).unwrap();
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    assert_eq!(checkpoint.description().variant, Variant::Xc2);
+    assert_eq!(checkpoint.description().weight_bytes, bytes);
+    // Blocks of 512 bytes, tokenizer and all.
+    let blocks: u64 = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().blocks())
+        .sum();
+    assert!(
+        bytes > 17_000_000_000 && blocks * 512 < 20_000_000,
+        "{blocks}"
+    );
+}
+
+#[test]
 fn folder_that_is_not_empty_is_left_alone() {
     let temp = tempfile::tempdir().unwrap();
     std::fs::write(temp.path().join("mine"), "kept").unwrap();
