@@ -1,6 +1,8 @@
 //! What can be typed. Each command's flags are a struct that its file turns into settings; a flag that is not given is read
 //! from the environment variable that the help text names.
 
+mod chat;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
@@ -9,6 +11,8 @@ use clap::{
 };
 use inkstone_model::{synthesize::Preset, tensor::DType};
 use inkstone_world::Skill;
+
+pub(crate) use chat::{ChatArguments, PriorityChoice};
 
 /// Serves InternLM-XComposer2: chat about pictures, on one machine or a cluster.
 #[derive(Debug, Parser)]
@@ -195,47 +199,6 @@ pub(crate) enum RoleChoice {
     Language,
     /// Encodes pictures.
     Vision,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ChatArguments {
-    /// The question; not given: questions are read from the terminal, turn by turn.
-    pub(crate) question: Option<String>,
-    /// Pictures of the first question, in order.
-    #[arg(long, value_name = "FILE", num_args = 1)]
-    pub(crate) image: Vec<PathBuf>,
-    /// The coordinator; not given: a cluster is started in this process for the time of the chat.
-    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
-    #[command(flatten)]
-    pub(crate) engine: EngineArguments,
-    /// System text; not given: the variant's own.
-    #[arg(long)]
-    pub(crate) system: Option<String>,
-    /// Most tokens of an answer.
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<u32>,
-    /// 0: greedy.
-    #[arg(long, value_name = "T")]
-    pub(crate) temperature: Option<f32>,
-    /// Keep the k most likely tokens; 0: all.
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<u32>,
-    /// Keep the smallest set of tokens with this much probability.
-    #[arg(long, value_name = "P")]
-    pub(crate) top_p: Option<f32>,
-    /// Makes tokens seen less likely; 1: off.
-    #[arg(long, value_name = "X")]
-    pub(crate) repetition_penalty: Option<f32>,
-    /// Makes the answer repeatable.
-    #[arg(long, value_name = "S")]
-    pub(crate) seed: Option<u64>,
-    /// End the answer before this text; may be given several times.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) stop: Vec<String>,
-    /// Tile budget of the HD variants.
-    #[arg(long, value_name = "N")]
-    pub(crate) hd_num: Option<u32>,
 }
 
 #[derive(Args, Debug)]

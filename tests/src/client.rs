@@ -53,6 +53,7 @@ pub async fn collect(mut stream: Streaming<ChatResponse>) -> Result<Answer, Stat
                 answer.finished = finished;
                 has_finished = true;
             }
+            Event::PromptLogprobs(_) | Event::AnswerFinished(_) => {}
         }
         seq += 1;
     }

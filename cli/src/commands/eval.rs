@@ -197,7 +197,8 @@ async fn ask(client: &mut Client, request: ChatRequest) -> Result<String, Status
         match response.event {
             Some(Event::Delta(delta)) => answer += &delta.text,
             Some(Event::Finished(_)) => return Ok(answer),
-            Some(Event::Started(_)) | None => {}
+            Some(Event::Started(_) | Event::PromptLogprobs(_) | Event::AnswerFinished(_))
+            | None => {}
         }
     }
     Err(Status::data_loss("the answer broke off"))
