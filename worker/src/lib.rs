@@ -3,6 +3,7 @@
 //! `language`, `rank_process` and `picture_encoder` start the kinds of process; `group/leader.rs` is the loop that everything else serves.
 
 pub mod config;
+pub mod constraint;
 pub mod executor;
 mod feature_fetcher;
 pub mod group;
