@@ -1,6 +1,7 @@
 //! What can be typed. Each command's flags are a struct that its file turns into settings; a flag that is not given is read
 //! from the environment variable that the help text names.
 
+mod bench;
 mod chat;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -12,6 +13,10 @@ use clap::{
 use inkstone_model::{synthesize::Preset, tensor::DType};
 use inkstone_world::Skill;
 
+pub(crate) use bench::{
+    BenchArguments, BenchCommand, BenchCoordinatorArguments, BenchEngineArguments,
+    BenchProxyArguments, BenchServeArguments,
+};
 pub(crate) use chat::{ChatArguments, PriorityChoice};
 
 /// Serves InternLM-XComposer2: chat about pictures, on one machine or a cluster.
@@ -53,6 +58,8 @@ pub(crate) enum Command {
     Eval(EvalArguments),
     /// Look at checkpoints, or make one.
     Model(ModelArguments),
+    /// Measure a cluster, each figure beside what it is to be compared with.
+    Bench(BenchArguments),
 }
 
 /// Which model, and how it is run.
@@ -79,6 +86,9 @@ pub(crate) struct EngineArguments {
     /// Most requests that run side by side.
     #[arg(long, env = "INKSTONE_MAX_RUNNING", value_name = "N", default_value_t = inkstone_worker::config::DEFAULT_MAX_RUNNING)]
     pub(crate) max_running: usize,
+    /// Most requests that wait for a place among those; past it they are refused.
+    #[arg(long, env = "INKSTONE_MAX_WAITING", value_name = "N", default_value_t = inkstone_worker::config::DEFAULT_MAX_WAITING)]
+    pub(crate) max_waiting: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -146,6 +156,9 @@ pub(crate) struct CoordinatorArguments {
         value_delimiter = ','
     )]
     pub(crate) vision: Vec<String>,
+    /// Most requests at once; past it they are refused.
+    #[arg(long, env = "INKSTONE_MAX_REQUESTS", value_name = "N")]
+    pub(crate) max_requests: Option<u32>,
 }
 
 #[derive(Args, Debug)]
@@ -153,6 +166,12 @@ pub(crate) struct WorkerArguments {
     /// What the worker does.
     #[arg(long, value_enum)]
     pub(crate) role: RoleChoice,
+    /// What runs the model.
+    #[arg(long, env = "INKSTONE_EXECUTOR", value_enum, default_value = "device")]
+    pub(crate) executor: ExecutorChoice,
+    /// With the simulated executor: answers end after so many tokens; not given: at the length that was asked for.
+    #[arg(long, env = "INKSTONE_SIMULATED_ANSWER_TOKENS", value_name = "N")]
+    pub(crate) simulated_answer_tokens: Option<usize>,
     #[command(flatten)]
     pub(crate) engine: EngineArguments,
     /// Where the coordinator connects (and, for rank 0, the other ranks).
@@ -191,6 +210,15 @@ pub(crate) struct WorkerArguments {
     /// How long ranks wait for one another at the start, in seconds.
     #[arg(long, env = "INKSTONE_JOIN_DEADLINE", value_name = "SECONDS", default_value_t = inkstone_worker::config::DEFAULT_JOIN_DEADLINE.as_secs())]
     pub(crate) join_deadline: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExecutorChoice {
+    /// Computes, with the checkpoint's weights.
+    Device,
+    /// Computes nothing: takes the time of an H100 for each rank and draws tokens that mean nothing. Reads no weights, so a
+    /// hollow checkpoint (`model synthesize --hollow`) is enough.
+    Simulated,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -272,6 +300,9 @@ pub(crate) enum ModelCommand {
         /// Type of the weights on disk.
         #[arg(long, value_enum, default_value = "bf16")]
         dtype: DTypeChoice,
+        /// Leave holes where the weights would be: enough for `worker --executor simulated`, and small on the disk.
+        #[arg(long)]
+        hollow: bool,
         /// The folder to make.
         out: PathBuf,
     },

@@ -15,7 +15,7 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let level = match arguments.command {
         // What they say shares the terminal with log lines.
-        Command::Chat(_) | Command::Eval(_) => "warn",
+        Command::Chat(_) | Command::Eval(_) | Command::Bench(_) => "warn",
         Command::Serve(_) | Command::Coordinator(_) | Command::Worker(_) | Command::Model(_) => {
             "info"
         }
@@ -28,6 +28,7 @@ pub fn run() -> ExitCode {
         Command::Chat(chat) => commands::chat::run(chat, &console),
         Command::Eval(eval) => commands::eval::run(eval, &console),
         Command::Model(model) => commands::model::run(model, &console),
+        Command::Bench(bench) => commands::bench::run(bench.command, &console),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context;
+use bytes::Bytes;
 use inkstone_cluster::NodeAddress;
 use inkstone_proto::v1::{
     ContentPart, Message, Picture, Role, chat_service_client::ChatServiceClient,
@@ -30,13 +31,24 @@ pub(crate) fn with_server(
     console: &Console,
     work: impl AsyncFnOnce(Client) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    with_address(server, engine, console, async |address| {
+        work(connect(&address).await?).await
+    })
+}
+
+/// The same for work that makes its own connections: it gets the server's address, `http://host:port`.
+pub(crate) fn with_address(
+    server: Option<&str>,
+    engine: &EngineArguments,
+    console: &Console,
+    work: impl AsyncFnOnce(String) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     match server {
         Some(server) => {
             let address = server.parse::<NodeAddress>()?;
             run_until_stopped(async move |shutdown| {
-                let work = async { work(connect(address.as_uri()).await?).await };
                 tokio::select! {
-                    result = work => result,
+                    result = work(address.as_uri().to_owned()) => result,
                     () = shutdown.cancelled() => Ok(()),
                 }
             })
@@ -48,7 +60,7 @@ pub(crate) fn with_server(
 fn with_own_cluster(
     engine: &EngineArguments,
     console: &Console,
-    work: impl AsyncFnOnce(Client) -> anyhow::Result<()>,
+    work: impl AsyncFnOnce(String) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let model = ModelDir::given_or_default(engine.model.as_deref(), console)?;
     let cluster = LocalCluster {
@@ -65,7 +77,7 @@ fn with_own_cluster(
         tokio::pin!(serving);
         let work = async {
             let address = is_ready.await.context("the cluster did not start")?;
-            work(connect(&format!("http://{address}")).await?).await
+            work(format!("http://{address}")).await
         };
         let result = tokio::select! {
             result = work => result,
@@ -116,7 +128,7 @@ pub(crate) fn text_part(text: &str) -> ContentPart {
 }
 
 /// A picture's file.
-pub(crate) fn picture_part(file: Vec<u8>) -> ContentPart {
+pub(crate) fn picture_part(file: impl Into<Bytes>) -> ContentPart {
     ContentPart {
         content: Some(Content::Picture(Picture {
             source: Some(Source::Data(file.into())),

@@ -20,7 +20,11 @@ pub(crate) fn run(arguments: CoordinatorArguments) -> anyhow::Result<()> {
         }],
         vision_workers: vision,
     };
-    let config = inkstone_coordinator::Config::for_members(members);
+    let mut config = inkstone_coordinator::Config::for_members(members);
+    if let Some(max_requests) = arguments.max_requests {
+        config.limits.max_requests = max_requests as usize;
+        config.limits.max_requests_per_connection = max_requests;
+    }
     run_until_stopped(async |shutdown| {
         let listener = TcpListener::bind(arguments.grpc)
             .await

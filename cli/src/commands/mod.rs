@@ -1,5 +1,6 @@
 //! A file per command; here is what they share: turning flags into settings, and stopping on a signal.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod coordinator;
@@ -46,7 +47,7 @@ impl EngineArguments {
             kv_cache_tokens: self.kv_cache_tokens,
             max_step_tokens: self.max_step_tokens,
             max_running: self.max_running,
-            max_waiting: defaults::DEFAULT_MAX_WAITING,
+            max_waiting: self.max_waiting,
             step_deadline: defaults::DEFAULT_STEP_DEADLINE,
             join_deadline: defaults::DEFAULT_JOIN_DEADLINE,
         }

@@ -26,10 +26,12 @@ pub(crate) fn run(arguments: ModelArguments, console: &Console) -> anyhow::Resul
             preset,
             seed,
             dtype,
+            hollow,
             out,
         } => {
             let options = SynthesizeOptions {
                 dtype: dtype.into(),
+                hollow,
                 ..SynthesizeOptions::default()
             };
             make(preset, seed, &out, options, console)

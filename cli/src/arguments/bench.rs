@@ -1,0 +1,137 @@
+//! What can be typed after `inkstone bench`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use inkstone_model::synthesize::Preset;
+
+use super::EngineArguments;
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Load a server and print throughput and latencies.
+    Serve(BenchServeArguments),
+    /// What a token costs the coordinator, beside a proxy that only forwards bytes.
+    Coordinator(BenchCoordinatorArguments),
+    /// What batching, chunked prefill and the prefix cache bring, on real weights.
+    Engine(BenchEngineArguments),
+    /// The proxy that `coordinator` is measured beside: forwards bytes on one thread.
+    #[command(hide = true)]
+    Proxy(BenchProxyArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchServeArguments {
+    /// The coordinator; not given: a cluster is started in this process for the time of the measurement.
+    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// Requests that are answered side by side: the next one is sent when one is done.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) concurrency: u32,
+    /// Send requests at this rate, at random moments, whether those before are done or not; then --concurrency has no effect.
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(crate) rate: Option<f64>,
+    /// Requests in all.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests: u32,
+    /// Connections that share the requests; default: one for each 64 requests side by side.
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<u32>,
+    /// Tokens of a question, about; the template and a picture come on top.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens of an answer, exactly.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) answer_tokens: u32,
+    /// A picture that every question is about.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// A request is good when its first token comes within so many milliseconds ...
+    #[arg(long, value_name = "MS", default_value_t = 1000.0)]
+    pub(crate) ttft_limit: f64,
+    /// ... and each later one takes at most so many on average.
+    #[arg(long, value_name = "MS", default_value_t = 100.0)]
+    pub(crate) token_limit: f64,
+    /// The same seed asks the same questions at the same moments.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchCoordinatorArguments {
+    /// Folder of a checkpoint whose config and tokenizer are used; not given: a hollow one of the 7B shape is made.
+    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Streams side by side.
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) streams: u32,
+    /// Connections of the clients, to the coordinator and to the proxy alike; default: one for each stream.
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<u32>,
+    /// Tokens of a question, about.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens of an answer, exactly.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) answer_tokens: u32,
+    /// Simulated H100s of the language group.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) tensor_parallel: usize,
+    /// A request is good when its first token comes within so many milliseconds ...
+    #[arg(long, value_name = "MS", default_value_t = 5000.0)]
+    pub(crate) ttft_limit: f64,
+    /// ... and each later one takes at most so many on average.
+    #[arg(long, value_name = "MS", default_value_t = 200.0)]
+    pub(crate) token_limit: f64,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchEngineArguments {
+    /// Shape of the model, whose weights are random; not with --model.
+    #[arg(long, default_value_t = Preset::Quarter)]
+    pub(crate) preset: Preset,
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// Requests of each row.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests: u32,
+    /// Tokens of an answer, exactly.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) answer_tokens: u32,
+    /// Tokens of the long prompts that come between short ones.
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) long_prompt_tokens: u32,
+    /// Rows of a step with chunked prefill.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunk: u32,
+    /// Pictures that are asked about twice.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pictures: u32,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchProxyArguments {
+    /// Where it listens.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Where it forwards to.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) upstream: SocketAddr,
+}

@@ -1,0 +1,24 @@
+//! `inkstone bench`: a file per measurement; here is what they share. Every figure stands beside its peer or its limit, measured in
+//! the same run.
+
+mod coordinator;
+mod engine;
+mod load;
+mod message_source;
+mod processes;
+mod proxy;
+mod questions;
+mod report;
+mod samples;
+mod serve;
+
+use crate::{arguments::BenchCommand, telemetry::Console};
+
+pub(crate) fn run(command: BenchCommand, console: &Console) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Serve(arguments) => serve::run(arguments, console),
+        BenchCommand::Coordinator(arguments) => coordinator::run(arguments, console),
+        BenchCommand::Engine(arguments) => engine::run(arguments, console),
+        BenchCommand::Proxy(arguments) => proxy::run(arguments),
+    }
+}
