@@ -49,7 +49,8 @@ pub(crate) struct RequestMeter {
     completion_tokens: Counter,
     inter_token: Histogram,
     admitted: Instant,
-    last_tokens: Option<Instant>,
+    /// When tokens of each answer last came.
+    last_tokens: Vec<Option<Instant>>,
     num_tokens: usize,
 }
 
@@ -60,7 +61,7 @@ impl RequestMeter {
             completion_tokens: counter!(COMPLETION_TOKENS),
             inter_token: histogram!(INTER_TOKEN),
             admitted: Instant::now(),
-            last_tokens: None,
+            last_tokens: vec![],
             num_tokens: 0,
         }
     }
@@ -71,22 +72,37 @@ impl RequestMeter {
         counter!(PICTURE_TOKENS).increment(size.picture_tokens.into());
     }
 
-    /// So many tokens came at once.
-    pub(crate) fn tokens(&mut self, num: usize) {
-        if num == 0 {
+    /// So many tokens of an answer came at once.
+    pub(crate) fn tokens(&mut self, answer: usize, num: usize) {
+        let now = Instant::now();
+        if !self.count_tokens(num, now) {
             return;
         }
-        let now = Instant::now();
-        self.completion_tokens.increment(num as u64);
-        match self.last_tokens {
-            None => histogram!(FIRST_TOKEN).record(now - self.admitted),
-            Some(last) => {
-                let each = (now - last) / u32::try_from(num).unwrap_or(u32::MAX);
-                self.inter_token.record_many(each, num);
-            }
+        if self.last_tokens.len() <= answer {
+            self.last_tokens.resize(answer + 1, None);
         }
-        self.last_tokens = Some(now);
+        if let Some(last) = self.last_tokens[answer].replace(now) {
+            let each = (now - last) / u32::try_from(num).unwrap_or(u32::MAX);
+            self.inter_token.record_many(each, num);
+        }
+    }
+
+    /// So many tokens came, of answers that are whole.
+    pub(crate) fn whole_answers(&mut self, num_tokens: usize) {
+        self.count_tokens(num_tokens, Instant::now());
+    }
+
+    /// Says whether there were any.
+    fn count_tokens(&mut self, num: usize, now: Instant) -> bool {
+        if num == 0 {
+            return false;
+        }
+        if self.num_tokens == 0 {
+            histogram!(FIRST_TOKEN).record(now - self.admitted);
+        }
+        self.completion_tokens.increment(num as u64);
         self.num_tokens += num;
+        true
     }
 
     /// The request reached a final state.

@@ -257,12 +257,13 @@ impl State {
         let event = match said {
             Some(Ok(event)) => {
                 if let GenerationEvent::Tokens(batch) = &event {
-                    self.meter.tokens(batch.ids.len());
+                    // The queue lets no other branches through than were asked for.
+                    self.meter.tokens(batch.branch as usize, batch.ids.len());
                     is_turn = !std::mem::replace(&mut self.has_tokens, true);
                 }
                 if let GenerationEvent::Beams(answers) = &event {
                     let num_tokens = answers.iter().map(|answer| answer.ids.len());
-                    self.meter.tokens(num_tokens.sum());
+                    self.meter.whole_answers(num_tokens.sum());
                 }
                 Event::Generation(event)
             }
