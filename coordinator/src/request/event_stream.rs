@@ -38,8 +38,8 @@ const LOOKS: u32 = 8;
 pub(crate) struct FailureContext {
     /// What the client is told where nothing better is known.
     pub(crate) retry_after: Duration,
-    /// The request has a constraint, which only the group can check.
-    pub(crate) is_constrained: bool,
+    /// The field that a group most likely means when it refuses what we checked: one that only it can judge.
+    pub(crate) unchecked_field: Option<&'static str>,
 }
 
 /// Makes the two ends for a new request.
@@ -281,11 +281,9 @@ impl FailureContext {
     /// What a group's failure is to the request.
     fn event(&self, error: WorkerError) -> Event {
         let is_features = error == WorkerError::FeaturesMissing;
-        let error = match error {
-            WorkerError::Refused(message) if self.is_constrained => {
-                RequestError::invalid("constraint", message)
-            }
-            error => RequestError::from_language(error, self.retry_after),
+        let error = match (error, self.unchecked_field) {
+            (WorkerError::Refused(message), Some(field)) => RequestError::invalid(field, message),
+            (error, _) => RequestError::from_language(error, self.retry_after),
         };
         match is_features {
             true => Event::FeaturesMissing(error),

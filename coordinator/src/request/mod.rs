@@ -39,6 +39,21 @@ pub(crate) struct ChatRequest {
     pub(crate) deadline: Option<Instant>,
 }
 
+impl ChatRequest {
+    /// The field that only a group can judge: whether a form can be read, and whether so many answers fit its cache.
+    fn unchecked_field(&self) -> Option<&'static str> {
+        if self.sampling.constraint.is_some() {
+            return Some("constraint");
+        }
+        match self.answers {
+            AnswerPlan::Beam(_) => Some("beam.width"),
+            AnswerPlan::Best { .. } => Some("sampling.best_of"),
+            AnswerPlan::All { num_answers: 2.. } => Some("sampling.n"),
+            AnswerPlan::All { .. } => None,
+        }
+    }
+}
+
 /// Which answers are wanted, and how they come about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum AnswerPlan {

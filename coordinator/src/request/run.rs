@@ -59,7 +59,7 @@ impl Run {
     ) -> (Self, EventStream) {
         let failures = FailureContext {
             retry_after: dispatcher.timeouts.retry_after,
-            is_constrained: request.sampling.constraint.is_some(),
+            unchecked_field: request.unchecked_field(),
         };
         let asked = Asked {
             dispatcher,

@@ -334,7 +334,7 @@ async fn constraints_numbers_and_priority_reach_the_leader() {
 }
 
 #[tokio::test]
-async fn a_constraint_that_the_group_cannot_read_is_the_callers_to_mend() {
+async fn what_only_the_group_can_judge_is_the_callers_to_mend() {
     let cluster = FakeCluster::new(1, 1);
     let coordinator = Coordinator::over(&cluster).await;
     let refused = || WorkerError::Refused("schema: unexpected end of input".into());
@@ -351,7 +351,25 @@ async fn a_constraint_that_the_group_cannot_read_is_the_callers_to_mend() {
         status.message().contains("unexpected end of input"),
         "{status:?}"
     );
-    // Without a constraint the group refuses what we have checked: a fault.
+    // So are more answers than the group has room for.
+    let beam = Some(wire::BeamParams {
+        width: 16,
+        ..Default::default()
+    });
+    let search = wire::ChatRequest {
+        beam,
+        ..question("hi")
+    };
+    for (request, field) in [
+        (search, "beam.width"),
+        (drawing(16, None), "sampling.n"),
+        (drawing(1, Some(16)), "sampling.best_of"),
+    ] {
+        cluster.group().script(Script::Refuse(refused()));
+        let status = coordinator.refusal(request).await;
+        check_fields(&status, &[field]);
+    }
+    // Otherwise the group refuses what we have checked: a fault.
     cluster.group().script(Script::Refuse(refused()));
     let status = coordinator.refusal(question("hi")).await;
     check_error(&status, Code::Internal, "INTERNAL");

@@ -197,7 +197,7 @@ async fn constraints_that_cannot_be_are_refused() {
             Some(Form::JsonSchema(String::new())),
             "constraint.json_schema",
         ),
-        (Some(Form::Regex("x".repeat(4097))), "constraint.regex"),
+        (Some(Form::Regex("x".repeat(8193))), "constraint.regex"),
     ] {
         let change =
             |request: &mut wire::ChatRequest| request.constraint = Some(wire::Constraint { form });

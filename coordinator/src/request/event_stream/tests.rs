@@ -34,7 +34,7 @@ fn running() -> (Steering, EventStream, GenerationWriter) {
     let answers = Answers::new(AnswerPlan::All { num_answers: 1 }, false, blank);
     let failures = FailureContext {
         retry_after: Duration::from_secs(1),
-        is_constrained: false,
+        unchecked_field: None,
     };
     let (steering, events) = event_stream("m".into(), answers, failures);
     assert!(matches!(steering.take_work(), Some(Task::Render)));

@@ -25,7 +25,7 @@ const MAX_CHOICES: usize = 1024;
 /// Bytes of all strings to choose from, and of a JSON schema, at most: what a group compiles in a moment.
 const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Bytes of a regular expression at most.
-const MAX_REGEX_BYTES: usize = 4096;
+const MAX_REGEX_BYTES: usize = 8 * 1024;
 
 impl Faults {
     /// Checks the numbers that steer the draw. A constraint and min_tokens are filled in later.
