@@ -16,8 +16,9 @@ use inkstone_interface::config::ModelConfig;
 use thiserror::Error;
 
 pub use batch::{Batch, BatchError, BatchSequence, Input, LogitsRows};
+pub use rope::RopeRule;
 
-use self::{decoder::DecoderLayer, projector::Projector, rope::RopeRule, step::Step};
+use self::{decoder::DecoderLayer, projector::Projector, step::Step};
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, LoadProgress, Shard, ShardError},
     clip::PictureFeatures,

@@ -5,8 +5,9 @@ use inkstone_interface::config::{ModelConfig, RopeScaling, RopeScalingKind};
 
 use crate::ops::rotary::RotarySpan;
 
+/// Which rotary base a sequence has.
 #[derive(Clone, Debug)]
-pub(super) struct RopeRule {
+pub struct RopeRule {
     theta: f64,
     scaling: Option<RopeScaling>,
     max_positions: f64,
@@ -14,13 +15,19 @@ pub(super) struct RopeRule {
 }
 
 impl RopeRule {
-    pub(super) fn new(config: &ModelConfig) -> Self {
+    pub fn new(config: &ModelConfig) -> Self {
         Self {
             theta: config.rope_theta,
             scaling: config.rope_scaling,
             max_positions: config.max_position_embeddings as f64,
             head_dim: config.head_dim() as f64,
         }
+    }
+
+    /// The base of a sequence whose prompt has `prompt_tokens` positions, for its whole life. Cached keys of two sequences are the
+    /// same only if their bases are.
+    pub fn base(&self, prompt_tokens: usize) -> f64 {
+        self.span(0, 0, prompt_tokens).base
     }
 
     /// The rows of a sequence whose base is that of a prompt of `rope_length`.
