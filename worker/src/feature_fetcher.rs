@@ -1,12 +1,13 @@
-//! Pulls pictures' features from vision workers, by digest, and keeps the last ones: the same picture in the next turn of a
-//! conversation is not fetched again.
+//! Pulls pictures' features from vision workers, by digest, and keeps the last ones: a picture that several requests of a
+//! moment are about is fetched once.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex},
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, FutureExt, try_join_all};
 use inkstone_model::clip::PictureFeatures;
 use inkstone_proto::worker::v1::{
     GetFeaturesRequest, get_features_response::Part, vision_service_client::VisionServiceClient,
@@ -14,32 +15,36 @@ use inkstone_proto::worker::v1::{
 use thiserror::Error;
 use tonic::{Code, transport::Channel};
 
-use crate::executor::{EncodedPicture, PictureDigest, PromptPart};
+use crate::{
+    executor::{EncodedPicture, PictureDigest},
+    group::leader::PictureSource,
+};
 
 /// Bytes of features that a leader keeps.
 const CACHE_BYTES: usize = 256 << 20;
 /// Bytes of one picture's features: 128 tiles of 4KHD are 77 MB.
 const MAX_FEATURE_BYTES: u64 = 512 << 20;
+/// Vision workers that a leader stays connected to; requests name them, so that there could be any number.
+const MAX_CHANNELS: usize = 64;
+/// How long the features of a picture may take: on a CPU an encoder with a full queue takes minutes.
+const FETCH_DEADLINE: Duration = Duration::from_secs(300);
+/// A vision worker whose machine is gone is found out after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A piece of a prompt whose pictures are still at the vision worker.
+/// A picture of a prompt, at its vision worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PromptRef {
-    /// Token ids.
-    Tokens(Vec<u32>),
-    /// A picture.
-    Picture {
-        /// Its name.
-        digest: PictureDigest,
-        /// Positions that the coordinator counted for it.
-        num_tokens: usize,
-        /// The vision worker that holds it.
-        vision_address: String,
-    },
+pub struct PictureRef {
+    /// Its name.
+    pub digest: PictureDigest,
+    /// Positions that the coordinator counted for it.
+    pub num_tokens: usize,
+    /// The vision worker that holds it, `http://host:port`.
+    pub vision_address: String,
 }
 
 /// Features that did not come.
 #[derive(Debug, Error)]
-pub(crate) enum FetchError {
+pub enum FetchError {
     /// The vision worker does not hold them (any more): put the picture again.
     #[error("the vision worker at {address} does not hold picture {digest}")]
     Missing {
@@ -74,7 +79,7 @@ pub(crate) enum FetchError {
 #[derive(Clone, Default)]
 pub(crate) struct FeatureFetcher {
     kept: Arc<Mutex<Kept>>,
-    channels: Arc<Mutex<HashMap<String, Channel>>>,
+    channels: Arc<Mutex<Channels>>,
 }
 
 /// The last pictures, bounded by bytes; the least recently used goes first.
@@ -84,28 +89,35 @@ struct Kept {
     bytes: usize,
 }
 
-impl FeatureFetcher {
-    /// Fetches all pictures of a prompt side by side.
-    pub(crate) async fn resolve(
-        &self,
-        prompt: Vec<PromptRef>,
-    ) -> Result<Vec<PromptPart>, FetchError> {
-        try_join_all(prompt.into_iter().map(|part| self.resolve_part(part))).await
-    }
+/// The last vision workers that were asked, by address; the least recently used goes first.
+#[derive(Default)]
+struct Channels(VecDeque<(String, Channel)>);
 
-    async fn resolve_part(&self, part: PromptRef) -> Result<PromptPart, FetchError> {
-        let (digest, num_tokens, address) = match part {
-            PromptRef::Tokens(ids) => return Ok(PromptPart::Tokens(ids)),
-            PromptRef::Picture {
-                digest,
-                num_tokens,
-                vision_address,
-            } => (digest, num_tokens, vision_address),
+impl PictureSource for FeatureFetcher {
+    fn fetch(
+        &self,
+        pictures: Vec<PictureRef>,
+    ) -> BoxFuture<'static, Result<Vec<Arc<EncodedPicture>>, FetchError>> {
+        let fetcher = self.clone();
+        let fetch = async move {
+            let pictures = pictures.into_iter();
+            try_join_all(pictures.map(|picture| fetcher.get(picture))).await
         };
+        fetch.boxed()
+    }
+}
+
+impl FeatureFetcher {
+    async fn get(&self, picture: PictureRef) -> Result<Arc<EncodedPicture>, FetchError> {
+        let PictureRef {
+            digest,
+            num_tokens,
+            vision_address,
+        } = picture;
         let kept = self.kept().take(digest);
         let picture = match kept {
             Some(picture) => picture,
-            None => Arc::new(self.fetch(digest, &address).await?),
+            None => Arc::new(self.fetch_in_time(digest, &vision_address).await?),
         };
         self.kept().put(Arc::clone(&picture));
         if picture.features.num_tokens() != num_tokens {
@@ -115,10 +127,27 @@ impl FeatureFetcher {
                 found: picture.features.num_tokens(),
             });
         }
-        Ok(PromptPart::Picture(picture))
+        Ok(picture)
     }
 
-    async fn fetch(
+    async fn fetch_in_time(
+        &self,
+        digest: PictureDigest,
+        address: &str,
+    ) -> Result<EncodedPicture, FetchError> {
+        let fetch = self.fetch_from(digest, address);
+        tokio::time::timeout(FETCH_DEADLINE, fetch)
+            .await
+            .unwrap_or_else(|_| {
+                Err(FetchError::Unavailable {
+                    address: address.to_owned(),
+                    digest,
+                    reason: format!("it did not answer within {FETCH_DEADLINE:?}"),
+                })
+            })
+    }
+
+    async fn fetch_from(
         &self,
         digest: PictureDigest,
         address: &str,
@@ -167,26 +196,36 @@ impl FeatureFetcher {
     }
 
     fn channel(&self, address: &str) -> Result<Channel, String> {
-        let mut channels = self
-            .channels
+        self.channels
             .lock()
-            .expect("no code panics while it holds the channels");
-        if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
-        }
-        let endpoint =
-            Channel::from_shared(address.to_owned()).map_err(|error| error.to_string())?;
-        let channel = endpoint
-            .connect_timeout(std::time::Duration::from_secs(5))
-            .connect_lazy();
-        channels.insert(address.to_owned(), channel.clone());
-        Ok(channel)
+            .expect("no code panics while it holds the channels")
+            .get(address)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept
             .lock()
             .expect("no code panics while it holds the pictures")
+    }
+}
+
+impl Channels {
+    fn get(&mut self, address: &str) -> Result<Channel, String> {
+        let known = self.0.iter().position(|(known, _)| known == address);
+        let channel = match known.and_then(|at| self.0.remove(at)) {
+            Some((_, channel)) => channel,
+            None => Channel::from_shared(address.to_owned())
+                .map_err(|error| error.to_string())?
+                .connect_timeout(Duration::from_secs(5))
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .tcp_nodelay(true)
+                .connect_lazy(),
+        };
+        self.0.push_back((address.to_owned(), channel.clone()));
+        if self.0.len() > MAX_CHANNELS {
+            self.0.pop_front();
+        }
+        Ok(channel)
     }
 }
 
@@ -211,5 +250,30 @@ impl Kept {
             };
             self.bytes -= oldest.num_bytes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_least_recently_used_channels_go_first() {
+        let mut channels = Channels::default();
+        let address = |port: usize| format!("http://127.0.0.1:{port}");
+        for port in 1..=MAX_CHANNELS {
+            channels.get(&address(port)).unwrap();
+        }
+        channels.get(&address(1)).unwrap();
+        channels.get(&address(1000)).unwrap();
+        assert_eq!(channels.0.len(), MAX_CHANNELS);
+        let has = |port| channels.0.iter().any(|(known, _)| *known == address(port));
+        assert!(has(1) && has(1000) && !has(2));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_refused() {
+        let error = Channels::default().get("not an address").unwrap_err();
+        assert!(!error.is_empty());
     }
 }

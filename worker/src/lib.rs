@@ -13,4 +13,5 @@ pub mod picture_encoder;
 pub mod progress;
 pub mod rank_process;
 pub mod service;
+mod simulated_group;
 pub mod vision;

@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::HashMap, path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context;
-use inkstone_interface::tokenizer::ADDED_TOKENS_FILE;
+use inkstone_interface::tokenizer::{ADDED_TOKENS_FILE, Tokenizer};
 use inkstone_model::{
     checkpoint::{Checkpoint, Shard},
     device::Device,
@@ -13,6 +13,7 @@ use inkstone_model::{
 
 use crate::{
     config::ModelSettings,
+    constraint::ConstraintVocabulary,
     progress::{LoadProgress, ProgressSink},
 };
 
@@ -54,6 +55,27 @@ pub(crate) async fn open_checkpoint(settings: &ModelSettings) -> anyhow::Result<
     let dir = settings.model_dir.clone();
     let open = move || Checkpoint::open(Path::new(&dir)).map(Arc::new);
     Ok(tokio::task::spawn_blocking(open).await??)
+}
+
+/// What constraints need of the checkpoint's tokenizer.
+pub(crate) async fn load_vocabulary(
+    settings: &ModelSettings,
+    checkpoint: &Arc<Checkpoint>,
+) -> anyhow::Result<Arc<ConstraintVocabulary>> {
+    let (dir, checkpoint) = (settings.model_dir.clone(), Arc::clone(checkpoint));
+    tokio::task::spawn_blocking(move || vocabulary_in(&dir, &checkpoint)).await?
+}
+
+pub(crate) fn vocabulary_in(
+    model_dir: &Path,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<Arc<ConstraintVocabulary>> {
+    let tokenizer = Tokenizer::read(model_dir)?;
+    let stop_token_ids = &checkpoint.description().stop_token_ids;
+    let num_tokens = checkpoint.config().vocab_size;
+    ConstraintVocabulary::new(&tokenizer, num_tokens, stop_token_ids)
+        .map(Arc::new)
+        .map_err(anyhow::Error::msg)
 }
 
 /// The checkpoint's `added_tokens.json`: names of ids; most checkpoints have none.

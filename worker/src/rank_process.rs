@@ -14,13 +14,17 @@ use tonic::transport::Channel;
 
 use crate::{
     config::RankConfig,
+    constraint::ConstraintVocabulary,
     group::{
         join::{Deadlines, Joined},
         rank::RankRunner,
     },
-    loading::{dtype_name, fingerprint, load_rank, open_checkpoint},
+    loading::{dtype_name, fingerprint, load_rank, load_vocabulary, open_checkpoint},
     progress::ProgressSink,
 };
+
+/// A leader whose machine is gone is found out after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Runs one rank other than 0 until its leader is done with it.
 pub async fn run_rank(
@@ -39,16 +43,18 @@ pub async fn run_rank(
         rank: config.rank,
         world_size: config.world_size,
     };
+    let vocabulary = load_vocabulary(&config.model, &checkpoint).await?;
     let settings = config.model.clone();
     let model =
         tokio::task::spawn_blocking(move || load_rank(&checkpoint, &settings, shard, &progress))
             .await??;
+    let own = (model, vocabulary);
     let deadlines = Deadlines {
         join: config.join_deadline,
         step: config.step_deadline,
     };
     tokio::select! {
-        result = follow_leader(&config, hello, model, deadlines) => result,
+        result = follow_leader(&config, hello, own, deadlines) => result,
         () = shutdown.cancelled() => Ok(()),
     }
 }
@@ -56,7 +62,7 @@ pub async fn run_rank(
 async fn follow_leader(
     config: &RankConfig,
     hello: RankHello,
-    model: Arc<LanguageModel>,
+    (model, vocabulary): (Arc<LanguageModel>, Arc<ConstraintVocabulary>),
     deadlines: Deadlines,
 ) -> anyhow::Result<()> {
     let channel = connect(&config.leader, config.join_deadline).await?;
@@ -79,14 +85,18 @@ async fn follow_leader(
         "joined the group"
     );
     let num_blocks = joined.welcome.num_kv_blocks as usize;
-    let mut runner = RankRunner::new(model, num_blocks, Arc::new(collective));
+    let mut runner = RankRunner::new(model, num_blocks, Arc::new(collective), vocabulary);
+    let collective = runner.collective();
     let (commands, receiver) = std::sync::mpsc::sync_channel(16);
     let running = thread::Builder::new()
         .name(format!("rank-{}", config.rank))
         .spawn(move || {
-            receiver
+            let followed = receiver
                 .into_iter()
-                .try_for_each(|command| runner.follow(command))
+                .try_for_each(|command| runner.follow(command).map(drop));
+            // The others must not wait for this rank.
+            runner.collective().abort();
+            followed
         })?;
     let lost = loop {
         match joined.next_command().await {
@@ -105,6 +115,8 @@ async fn follow_leader(
         }
     };
     drop(commands);
+    // A step that the leader does not wait for any more must not hold this process.
+    collective.abort();
     match tokio::task::spawn_blocking(move || running.join()).await? {
         Ok(Ok(())) => bail!(lost.unwrap_or_else(|| "the rank stopped".to_owned())),
         Ok(Err(error)) => Err(error.into()),
@@ -115,7 +127,9 @@ async fn follow_leader(
 async fn connect(address: &str, deadline: Duration) -> anyhow::Result<Channel> {
     let endpoint = Channel::from_shared(address.to_owned())
         .with_context(|| format!("{address} is not an address; wanted http://host:port"))?
-        .connect_timeout(Duration::from_secs(5));
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .tcp_nodelay(true);
     let started = Instant::now();
     loop {
         match endpoint.connect().await {

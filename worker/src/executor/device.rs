@@ -1,20 +1,30 @@
-//! The executor that computes: rank 0 on the calling thread, every other rank through a [`PeerRank`]. Ranks run the same
-//! plan side by side and meet in the collective; only rank 0's draw counts.
+//! The executor that computes: every rank of the group, each on a thread of its own or in another process, behind a
+//! [`PeerRank`]. Ranks run the same plan side by side and meet in the collective; only rank 0's draw counts. So the leader's
+//! thread is free while a step runs, and hears of it when rank 0 is done, when a rank ends, or when the deadline passes.
 
 use std::{
     sync::{Arc, mpsc},
-    thread::{self, JoinHandle},
+    thread,
+    time::{Duration, Instant},
 };
 
-use inkstone_engine::{StepOutput, StepPlan};
+use inkstone_engine::{RequestId, StepOutput, StepPlan};
+use inkstone_model::collectives::Collective;
 
-use super::{Executor, ExecutorError, SequenceSetup};
+use super::{EncodedPicture, Executor, ExecutorError, RequestSetup};
 use crate::group::rank::{RankCommand, RankRunner};
 
-/// Commands that may wait for a rank: all sequences an engine holds may be admitted before its next step.
-const RANK_QUEUE: usize = 1024;
+/// Commands that may wait for a rank. The leader hands over a few hundred at most between two steps, and a rank has taken
+/// them all by the end of the second.
+pub(crate) const RANK_QUEUE: usize = 1024;
+/// Reports that may wait for the executor: a step's output, and the end of every rank of the widest group.
+const REPORT_QUEUE: usize = 256;
+/// Once a rank failed, how long to wait for another one to say that it failed first.
+const CAUSE_GRACE: Duration = Duration::from_millis(50);
+/// How long a rank's thread gets to end once its commands have.
+const THREAD_GRACE: Duration = Duration::from_secs(2);
 
-/// A rank other than 0, wherever it runs.
+/// A rank, wherever it runs.
 pub trait PeerRank: Send {
     /// Its number.
     fn rank(&self) -> usize;
@@ -24,70 +34,221 @@ pub trait PeerRank: Send {
 
 /// See the module's text.
 pub struct DeviceExecutor {
-    own: RankRunner,
-    peers: Vec<Box<dyn PeerRank>>,
+    /// Rank 0 first.
+    ranks: Vec<Box<dyn PeerRank>>,
+    reports: mpsc::Receiver<Report>,
+    /// Rank 0's end, to free ranks that wait for one that is gone.
+    collective: Arc<dyn Collective>,
+    step_deadline: Duration,
+    running: Option<Running>,
+}
+
+struct Running {
+    step: u64,
+    since: Instant,
+}
+
+enum Report {
+    Done { step: u64, output: StepOutput },
+    Failed(ExecutorError),
+}
+
+/// Where whoever watches over a rank tells of its end. Cheap to clone.
+#[derive(Clone)]
+pub struct RankFailures {
+    reports: mpsc::SyncSender<Report>,
+}
+
+/// The executor's end of [`RankFailures`].
+pub struct RankReports {
+    reports: mpsc::Receiver<Report>,
+}
+
+impl RankFailures {
+    /// Both ends.
+    pub fn channel() -> (Self, RankReports) {
+        let (sender, receiver) = mpsc::sync_channel(REPORT_QUEUE);
+        (Self { reports: sender }, RankReports { reports: receiver })
+    }
+
+    /// Fails the step that runs, or the next one.
+    pub fn report(&self, error: ExecutorError) {
+        // Where so many reports wait that there is no room, the executor will find one of them.
+        let _ = self.reports.try_send(Report::Failed(error));
+    }
 }
 
 impl DeviceExecutor {
-    /// Joins rank 0 with its peers.
-    pub fn new(own: RankRunner, peers: Vec<Box<dyn PeerRank>>) -> Self {
-        Self { own, peers }
+    /// Joins rank 0, which runs on a thread of its own from here on, with its peers. `collective` is rank 0's end.
+    pub fn start(
+        own: RankRunner,
+        peers: Vec<Box<dyn PeerRank>>,
+        (failures, reports): (RankFailures, RankReports),
+        step_deadline: Duration,
+    ) -> std::io::Result<Self> {
+        let collective = own.collective();
+        let mut ranks: Vec<Box<dyn PeerRank>> = vec![Box::new(LocalRank::start(own, failures)?)];
+        ranks.extend(peers);
+        Ok(Self {
+            ranks,
+            reports: reports.reports,
+            collective,
+            step_deadline,
+            running: None,
+        })
     }
 
     fn send_all(&mut self, command: &RankCommand) -> Result<(), ExecutorError> {
-        self.peers
+        let sent = self
+            .ranks
             .iter_mut()
-            .try_for_each(|peer| peer.send(command.clone()))
+            .try_for_each(|rank| rank.send(command.clone()));
+        sent.map_err(|error| self.fail(error))
+    }
+
+    /// Frees all ranks from their waits. The error is that of the rank that failed first, as far as it is known: others fail because it did.
+    fn fail(&mut self, error: ExecutorError) -> ExecutorError {
+        let mut errors = vec![error];
+        while let Ok(report) = self.reports.recv_timeout(CAUSE_GRACE) {
+            if let Report::Failed(error) = report {
+                errors.push(error);
+            }
+        }
+        self.collective.abort();
+        for error in &errors {
+            tracing::error!(%error, "a rank failed");
+        }
+        let is_gone = |error: &ExecutorError| matches!(error, ExecutorError::RankGone { .. });
+        let cause = errors.iter().position(is_gone).unwrap_or(0);
+        errors.swap_remove(cause)
     }
 }
 
 impl Executor for DeviceExecutor {
-    fn admit(&mut self, setup: Arc<SequenceSetup>) -> Result<(), ExecutorError> {
-        self.send_all(&RankCommand::Admit(Arc::clone(&setup)))?;
-        self.own.admit(setup);
+    fn admit(&mut self, setup: Arc<RequestSetup>) -> Result<(), ExecutorError> {
+        self.send_all(&RankCommand::Admit(setup))
+    }
+
+    fn pictures(
+        &mut self,
+        request: RequestId,
+        pictures: Vec<Arc<EncodedPicture>>,
+    ) -> Result<(), ExecutorError> {
+        self.send_all(&RankCommand::Pictures { request, pictures })
+    }
+
+    fn start(&mut self, plan: Arc<StepPlan>) -> Result<(), ExecutorError> {
+        if let Some(running) = &self.running {
+            return Err(ExecutorError::OutOfOrder {
+                asked: "start a step",
+                found: format!("step {} is not finished", running.step),
+            });
+        }
+        let step = plan.step;
+        self.send_all(&RankCommand::Step(plan))?;
+        self.running = Some(Running {
+            step,
+            since: Instant::now(),
+        });
         Ok(())
     }
 
-    fn execute(&mut self, plan: Arc<StepPlan>) -> Result<StepOutput, ExecutorError> {
-        self.send_all(&RankCommand::Step(Arc::clone(&plan)))?;
-        self.own.run(&plan)
+    fn finish(&mut self) -> Result<StepOutput, ExecutorError> {
+        let Some(Running { step, since }) = self.running.take() else {
+            return Err(ExecutorError::OutOfOrder {
+                asked: "finish a step",
+                found: "none was started".to_owned(),
+            });
+        };
+        let left = self.step_deadline.saturating_sub(since.elapsed());
+        match self.reports.recv_timeout(left) {
+            Ok(Report::Done {
+                step: found,
+                output,
+            }) if found == step => Ok(output),
+            Ok(Report::Done { step: found, .. }) => Err(self.fail(ExecutorError::OutOfOrder {
+                asked: "finish a step",
+                found: format!("rank 0 ran step {found} instead of {step}"),
+            })),
+            Ok(Report::Failed(error)) => Err(self.fail(error)),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                self.collective.abort();
+                Err(ExecutorError::Deadline {
+                    step,
+                    deadline: self.step_deadline,
+                })
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(self.fail(gone(0, "its thread ended")))
+            }
+        }
     }
 }
 
-/// Starts `runners` (ranks 1 and up of a group in this process) on threads of their own. A thread ends with its executor,
-/// or at the first error, which fails the collective and with it the whole group.
-pub fn local_ranks(runners: Vec<RankRunner>) -> std::io::Result<Vec<Box<dyn PeerRank>>> {
-    runners
-        .into_iter()
-        .map(|runner| Ok(Box::new(LocalRank::start(runner)?) as Box<dyn PeerRank>))
-        .collect()
-}
-
-struct LocalRank {
+/// A rank on a thread of this process. The thread ends with its commands, or at the first error, which fails the
+/// collective and with it the whole group.
+pub struct LocalRank {
     rank: usize,
     commands: Option<mpsc::SyncSender<RankCommand>>,
-    thread: Option<JoinHandle<()>>,
+    /// Hears nothing, and its end when the thread ends.
+    ended: mpsc::Receiver<()>,
 }
 
 impl LocalRank {
-    fn start(mut runner: RankRunner) -> std::io::Result<Self> {
+    /// Starts the thread. Its end is told to `failures`.
+    pub fn start(mut runner: RankRunner, failures: RankFailures) -> std::io::Result<Self> {
         let rank = runner.rank();
         let (commands, receiver) = mpsc::sync_channel(RANK_QUEUE);
-        let thread = thread::Builder::new()
+        let (alive, ended) = mpsc::sync_channel(0);
+        thread::Builder::new()
             .name(format!("rank-{rank}"))
             .spawn(move || {
+                let _alive: mpsc::SyncSender<()> = alive;
+                let mut end = RankEnd {
+                    rank,
+                    failures,
+                    collective: runner.collective(),
+                    error: Some(gone(rank, "its thread panicked")),
+                };
                 for command in receiver {
-                    if let Err(error) = runner.follow(command) {
-                        tracing::error!(rank, %error, "a rank failed");
-                        return;
+                    match runner.follow(command) {
+                        Ok(None) => {}
+                        Ok(Some((step, output))) if rank == 0 => {
+                            // At most one step runs: there is room.
+                            let _ = end.failures.reports.try_send(Report::Done { step, output });
+                        }
+                        Ok(Some(_)) => {}
+                        Err(error) => {
+                            end.error = Some(error);
+                            return;
+                        }
                     }
                 }
+                end.error = None;
             })?;
         Ok(Self {
             rank,
             commands: Some(commands),
-            thread: Some(thread),
+            ended,
         })
+    }
+}
+
+/// However a rank's thread ends, the group hears of it: first why, then through the collective.
+struct RankEnd {
+    rank: usize,
+    failures: RankFailures,
+    collective: Arc<dyn Collective>,
+    error: Option<ExecutorError>,
+}
+
+impl Drop for RankEnd {
+    fn drop(&mut self) {
+        if let Some(error) = self.error.take() {
+            tracing::error!(rank = self.rank, %error, "a rank's thread ends");
+            self.failures.report(error);
+            self.collective.abort();
+        }
     }
 }
 
@@ -97,20 +258,36 @@ impl PeerRank for LocalRank {
     }
 
     fn send(&mut self, command: RankCommand) -> Result<(), ExecutorError> {
-        self.commands
-            .as_ref()
-            .and_then(|commands| commands.try_send(command).ok())
-            .ok_or(ExecutorError::RankGone { rank: self.rank })
+        let commands = self.commands.as_ref();
+        match commands.map(|commands| commands.try_send(command)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(mpsc::TrySendError::Full(_))) => Err(gone(
+                self.rank,
+                &format!("{RANK_QUEUE} commands wait for it already"),
+            )),
+            Some(Err(mpsc::TrySendError::Disconnected(_))) | None => {
+                Err(gone(self.rank, "its thread ended"))
+            }
+        }
     }
 }
 
 impl Drop for LocalRank {
     fn drop(&mut self) {
         self.commands = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(rank = self.rank, "a rank's thread panicked");
+        if let Err(mpsc::RecvTimeoutError::Timeout) = self.ended.recv_timeout(THREAD_GRACE) {
+            // It hangs in a computation: nobody can end it, and nobody waits for it any more.
+            tracing::error!(rank = self.rank, "a rank's thread is left behind");
         }
     }
 }
+
+fn gone(rank: usize, reason: &str) -> ExecutorError {
+    ExecutorError::RankGone {
+        rank,
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //! tokens come out.
 
 mod device;
+mod simulated;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,7 +10,11 @@ use inkstone_engine::{RequestId, StepOutput, StepPlan};
 use inkstone_model::{clip::PictureFeatures, sampling::SamplingParams};
 use thiserror::Error;
 
-pub use device::{DeviceExecutor, LocalRank, PeerRank, RankFailures};
+pub(crate) use device::RANK_QUEUE;
+pub use device::{DeviceExecutor, LocalRank, PeerRank, RankFailures, RankReports};
+pub use simulated::{
+    Accelerator, Clock, CostModel, SimulatedExecutor, SimulatedSettings, StepWork,
+};
 
 use crate::constraint::ConstraintForm;
 

@@ -4,7 +4,7 @@
 use std::{
     net::TcpListener,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -21,10 +21,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{plan_stream, rank::RankCommand};
-use crate::executor::{ExecutorError, PeerRank};
+use crate::executor::{ExecutorError, PeerRank, RANK_QUEUE, RankFailures};
 
-/// Messages that may wait for a rank's connection: all sequences an engine holds may be admitted before its next step.
-const STREAM_QUEUE: usize = 1024;
 /// Features of HD pictures reach tens of MB.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
@@ -42,7 +40,7 @@ pub enum JoinError {
         deadline: Duration,
     },
     /// A rank came and failed.
-    #[error("rank {rank} failed before the group stood: {reason}")]
+    #[error("rank {rank} failed: {reason}")]
     RankFailed {
         /// The rank.
         rank: usize,
@@ -68,6 +66,8 @@ pub struct JoinDesk {
     terms: Arc<GroupTerms>,
     seats: Arc<Mutex<Vec<Option<Seat>>>>,
     changed: Arc<watch::Sender<u64>>,
+    /// Who runs steps, once the group stands.
+    failures: Arc<OnceLock<RankFailures>>,
 }
 
 struct Seat {
@@ -90,6 +90,7 @@ impl JoinDesk {
             terms: Arc::new(terms),
             seats: Arc::new(Mutex::new(seats)),
             changed: Arc::new(watch::channel(0).0),
+            failures: Arc::new(OnceLock::new()),
         }
     }
 
@@ -99,11 +100,12 @@ impl JoinDesk {
     }
 
     /// Waits until all ranks have joined, welcomes them, and waits until all stand in the collective. `form` makes rank 0's
-    /// end of it meanwhile.
+    /// end of it meanwhile. From then on the end of a rank is told to `failures`.
     pub async fn assemble<C: Send + 'static>(
         &self,
         welcome: Welcome,
         deadline: Duration,
+        failures: RankFailures,
         form: impl FnOnce() -> Result<C, String> + Send + 'static,
     ) -> Result<(C, Vec<Box<dyn PeerRank>>), JoinError> {
         self.wait_until(deadline, |seat| seat.is_some()).await?;
@@ -117,7 +119,23 @@ impl JoinDesk {
             seat.is_some_and(|seat| seat.state == SeatState::Ready)
         })
         .await?;
-        Ok((own, self.take_peers(epoch)))
+        let _ = self.failures.set(failures);
+        match self.first_failure() {
+            // It left before anybody was there to be told.
+            Some(error) => Err(error),
+            None => Ok((own, self.take_peers(epoch))),
+        }
+    }
+
+    /// Waits until a rank fails or leaves, and says which and why.
+    pub async fn failure(&self) -> String {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(error) = self.first_failure() {
+                return error.to_string();
+            }
+            let _ = changed.changed().await;
+        }
     }
 
     async fn send_to_all(&self, welcome: &Welcome) {
@@ -241,6 +259,10 @@ impl JoinDesk {
     }
 
     fn set_state(&self, rank: usize, state: SeatState) {
+        if let (SeatState::Failed(reason), Some(failures)) = (&state, self.failures.get()) {
+            let reason = reason.clone();
+            failures.report(ExecutorError::RankGone { rank, reason });
+        }
         if let Some(Some(seat)) = self.seats().get_mut(rank - 1) {
             seat.state = state;
         }
@@ -270,7 +292,7 @@ impl GroupService for JoinDesk {
         let Some(join_request::Message::Hello(hello)) = first else {
             return Err(Status::invalid_argument("a rank says hello first"));
         };
-        let (messages, receiver) = mpsc::channel(STREAM_QUEUE);
+        let (messages, receiver) = mpsc::channel(RANK_QUEUE);
         let rank = self.admit(&hello, messages)?;
         tracing::info!(rank, "a rank joined");
         self.set_state(rank, SeatState::Joined);
@@ -313,7 +335,15 @@ impl PeerRank for RemoteRank {
     fn send(&mut self, command: RankCommand) -> Result<(), ExecutorError> {
         self.messages
             .try_send(Ok(plan_stream::to_wire(&command, self.epoch)))
-            .map_err(|_| ExecutorError::RankGone { rank: self.rank })
+            .map_err(|error| ExecutorError::RankGone {
+                rank: self.rank,
+                reason: match error {
+                    mpsc::error::TrySendError::Full(_) => {
+                        format!("{RANK_QUEUE} messages wait for it already")
+                    }
+                    mpsc::error::TrySendError::Closed(_) => "its connection ended".to_owned(),
+                },
+            })
     }
 }
 

@@ -1,15 +1,20 @@
-//! Plans and sequences on the wire, between a leader and ranks in other processes. Checked once, here.
+//! Plans and requests on the wire, between a leader and ranks in other processes. Checked once, here.
 
 use std::sync::Arc;
 
-use inkstone_engine::{BlockId, SequenceId, StepItem, StepPlan, Work};
+use inkstone_engine::{
+    BlockCopy, BlockId, Draw, DrawKind, Fork, RequestId, SequenceId, Start, StepItem, StepPlan,
+};
 use inkstone_model::{clip::PictureFeatures, sampling::SamplingParams, tensor::DType};
 use inkstone_proto::worker::v1 as wire;
 use thiserror::Error;
-use wire::{admit_part, join_response::Message, step_item};
+use wire::{admit_part, constraint::Form, join_response::Message, step_item};
 
 use super::rank::RankCommand;
-use crate::executor::{EncodedPicture, PictureDigest, PromptPart, SequenceSetup};
+use crate::{
+    constraint::ConstraintForm,
+    executor::{EncodedPicture, PictureDigest, PromptPart, RequestSetup, SequenceSampling},
+};
 
 /// A message that a rank must refuse.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -44,6 +49,10 @@ pub enum PlanStreamError {
 pub fn to_wire(command: &RankCommand, epoch: u64) -> wire::JoinResponse {
     let message = match command {
         RankCommand::Admit(setup) => Message::Admit(admit_to_wire(setup)),
+        RankCommand::Pictures { request, pictures } => Message::Pictures(wire::AdmitPictures {
+            request: request.0,
+            pictures: pictures.iter().map(|p| picture_to_wire(p)).collect(),
+        }),
         RankCommand::Step(plan) => Message::Step(plan_to_wire(plan, epoch)),
     };
     wire::JoinResponse {
@@ -58,89 +67,169 @@ pub fn from_wire(response: wire::JoinResponse, epoch: u64) -> Result<RankCommand
         .ok_or(PlanStreamError::Missing("message"))?
     {
         Message::Admit(admit) => Ok(RankCommand::Admit(Arc::new(admit_from_wire(admit)?))),
+        Message::Pictures(admit) => Ok(RankCommand::Pictures {
+            request: RequestId(admit.request),
+            pictures: all(admit.pictures, picture_from_wire)?,
+        }),
         Message::Step(plan) => Ok(RankCommand::Step(Arc::new(plan_from_wire(plan, epoch)?))),
         Message::Welcome(_) => Err(PlanStreamError::Invalid("a second welcome".to_owned())),
     }
 }
 
-/// Sampling parameters as they travel.
-pub fn sampling_to_wire(params: &SamplingParams) -> wire::SamplingSettings {
+/// How tokens are chosen, as it travels.
+pub fn sampling_to_wire(sampling: &SequenceSampling) -> wire::SamplingSettings {
+    let params = &sampling.params;
+    let bias = |&(token_id, bias): &(u32, f32)| wire::LogitBias { token_id, bias };
     wire::SamplingSettings {
         temperature: params.temperature,
         top_k: params.top_k,
         top_p: params.top_p,
         repetition_penalty: params.repetition_penalty,
         seed: params.seed,
+        min_p: params.min_p,
+        presence_penalty: params.presence_penalty,
+        frequency_penalty: params.frequency_penalty,
+        logit_bias: sampling.logit_bias.iter().map(bias).collect(),
+        min_new_tokens: u32::try_from(sampling.min_new_tokens).unwrap_or(u32::MAX),
+        num_logprobs: params.num_logprobs,
+        constraint: sampling.constraint.as_ref().map(constraint_to_wire),
     }
 }
 
-/// Sampling parameters, checked.
-pub fn sampling_from_wire(settings: &wire::SamplingSettings) -> Result<SamplingParams, String> {
+/// How tokens are chosen, its numbers checked. Whether a constraint can be followed shows when it is compiled.
+pub fn sampling_from_wire(settings: wire::SamplingSettings) -> Result<SequenceSampling, String> {
     let params = SamplingParams {
         temperature: settings.temperature,
         top_k: settings.top_k,
         top_p: settings.top_p,
+        min_p: settings.min_p,
         repetition_penalty: settings.repetition_penalty,
+        presence_penalty: settings.presence_penalty,
+        frequency_penalty: settings.frequency_penalty,
         seed: settings.seed,
-        num_logprobs: None,
+        num_logprobs: settings.num_logprobs,
     };
     params.validate().map_err(|error| error.to_string())?;
-    Ok(params)
-}
-
-fn admit_to_wire(setup: &SequenceSetup) -> wire::AdmitSequence {
-    let part = |part: &PromptPart| match part {
-        PromptPart::Tokens(ids) => admit_part::Part::Tokens(wire::TokenSpan { ids: ids.clone() }),
-        PromptPart::Picture(picture) => admit_part::Part::Picture(wire::AdmitPicture {
-            digest: picture.digest.0.to_vec().into(),
-            features: picture.features.to_bytes(DType::F32).into(),
-        }),
-    };
-    wire::AdmitSequence {
-        sequence_id: setup.id.0,
-        prompt: setup
-            .prompt
-            .iter()
-            .map(|p| wire::AdmitPart {
-                part: Some(part(p)),
-            })
-            .collect(),
-        sampling: Some(sampling_to_wire(&setup.sampling)),
+    let biases = settings.logit_bias.iter();
+    let logit_bias: Vec<_> = biases.map(|bias| (bias.token_id, bias.bias)).collect();
+    if let Some((token_id, bias)) = logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
+        return Err(format!(
+            "the logit bias of token {token_id} must be finite, found {bias}"
+        ));
     }
-}
-
-fn admit_from_wire(admit: wire::AdmitSequence) -> Result<SequenceSetup, PlanStreamError> {
-    let part = |part: wire::AdmitPart| match part
-        .part
-        .ok_or(PlanStreamError::Missing("prompt part"))?
-    {
-        admit_part::Part::Tokens(span) => Ok(PromptPart::Tokens(span.ids)),
-        admit_part::Part::Picture(picture) => Ok(PromptPart::Picture(Arc::new(EncodedPicture {
-            digest: PictureDigest::try_from(&picture.digest[..])
-                .map_err(PlanStreamError::Invalid)?,
-            features: PictureFeatures::from_bytes(&picture.features)
-                .map_err(|error| PlanStreamError::Invalid(error.to_string()))?,
-        }))),
-    };
-    Ok(SequenceSetup {
-        id: SequenceId(admit.sequence_id),
-        prompt: admit
-            .prompt
-            .into_iter()
-            .map(part)
-            .collect::<Result<_, _>>()?,
-        sampling: sampling_from_wire(&admit.sampling.ok_or(PlanStreamError::Missing("sampling"))?)
-            .map_err(PlanStreamError::Invalid)?,
+    Ok(SequenceSampling {
+        params,
+        logit_bias,
+        min_new_tokens: settings.min_new_tokens as usize,
+        constraint: settings.constraint.map(constraint_from_wire).transpose()?,
     })
 }
 
+fn constraint_to_wire(form: &ConstraintForm) -> wire::Constraint {
+    let form = match form {
+        ConstraintForm::Choices(choices) => Form::Choices(wire::ChoiceList {
+            choices: choices.clone(),
+        }),
+        ConstraintForm::JsonSchema(schema) => Form::JsonSchema(schema.clone()),
+        ConstraintForm::Regex(regex) => Form::Regex(regex.clone()),
+    };
+    wire::Constraint { form: Some(form) }
+}
+
+fn constraint_from_wire(constraint: wire::Constraint) -> Result<ConstraintForm, String> {
+    match constraint.form {
+        Some(Form::Choices(list)) => Ok(ConstraintForm::Choices(list.choices)),
+        Some(Form::JsonSchema(schema)) => Ok(ConstraintForm::JsonSchema(schema)),
+        Some(Form::Regex(regex)) => Ok(ConstraintForm::Regex(regex)),
+        None => Err("a constraint names no form".to_owned()),
+    }
+}
+
+fn admit_to_wire(setup: &RequestSetup) -> wire::AdmitRequest {
+    let part = |part: &PromptPart| wire::AdmitPart {
+        part: Some(match part {
+            PromptPart::Tokens(ids) => {
+                admit_part::Part::Tokens(wire::TokenSpan { ids: ids.clone() })
+            }
+            PromptPart::Picture { digest, num_tokens } => {
+                admit_part::Part::Picture(wire::AdmitPicture {
+                    digest: digest.0.to_vec().into(),
+                    num_tokens: narrow(*num_tokens),
+                })
+            }
+        }),
+    };
+    wire::AdmitRequest {
+        request: setup.id.0,
+        prompt: setup.prompt.iter().map(part).collect(),
+        sampling: Some(sampling_to_wire(&setup.sampling)),
+        stop_token_ids: setup.stop_token_ids.clone(),
+    }
+}
+
+fn admit_from_wire(admit: wire::AdmitRequest) -> Result<RequestSetup, PlanStreamError> {
+    let part =
+        |part: wire::AdmitPart| match part.part.ok_or(PlanStreamError::Missing("prompt part"))? {
+            admit_part::Part::Tokens(span) => Ok(PromptPart::Tokens(span.ids)),
+            admit_part::Part::Picture(picture) => Ok(PromptPart::Picture {
+                digest: digest(&picture.digest)?,
+                num_tokens: picture.num_tokens as usize,
+            }),
+        };
+    let sampling = admit.sampling.ok_or(PlanStreamError::Missing("sampling"))?;
+    Ok(RequestSetup {
+        id: RequestId(admit.request),
+        prompt: all(admit.prompt, part)?,
+        sampling: sampling_from_wire(sampling).map_err(PlanStreamError::Invalid)?,
+        stop_token_ids: admit.stop_token_ids,
+    })
+}
+
+fn picture_to_wire(picture: &EncodedPicture) -> wire::PictureFeatures {
+    wire::PictureFeatures {
+        digest: picture.digest.0.to_vec().into(),
+        features: picture.features.to_bytes(DType::F32).into(),
+    }
+}
+
+fn picture_from_wire(
+    picture: wire::PictureFeatures,
+) -> Result<Arc<EncodedPicture>, PlanStreamError> {
+    Ok(Arc::new(EncodedPicture {
+        digest: digest(&picture.digest)?,
+        features: PictureFeatures::from_bytes(&picture.features)
+            .map_err(|error| PlanStreamError::Invalid(error.to_string()))?,
+    }))
+}
+
+fn digest(bytes: &[u8]) -> Result<PictureDigest, PlanStreamError> {
+    PictureDigest::try_from(bytes).map_err(PlanStreamError::Invalid)
+}
+
 fn plan_to_wire(plan: &StepPlan, epoch: u64) -> wire::StepPlan {
+    let start = |start: &Start| wire::SequenceStart {
+        request: start.request.0,
+        sequence: start.sequence.0,
+    };
+    let fork = |fork: &Fork| wire::SequenceFork {
+        parent: fork.parent.0,
+        child: fork.child.0,
+        branch: narrow(fork.branch),
+    };
     wire::StepPlan {
         epoch,
         step: plan.step,
         hash: plan.content_hash(),
-        items: plan.items.iter().map(item_to_wire).collect(),
         released: plan.released.iter().map(|id| id.0).collect(),
+        retired: plan.retired.iter().map(|id| id.0).collect(),
+        started: plan.started.iter().map(start).collect(),
+        forks: plan.forks.iter().map(fork).collect(),
+        copies: plan
+            .copies
+            .iter()
+            .flat_map(|copy| [copy.from.0, copy.to.0])
+            .collect(),
+        items: plan.items.iter().map(item_to_wire).collect(),
     }
 }
 
@@ -152,14 +241,31 @@ fn plan_from_wire(plan: wire::StepPlan, epoch: u64) -> Result<StepPlan, PlanStre
         });
     }
     let wanted = plan.hash;
+    let start = |start: wire::SequenceStart| Start {
+        request: RequestId(start.request),
+        sequence: SequenceId(start.sequence),
+    };
+    let fork = |fork: wire::SequenceFork| Fork {
+        parent: SequenceId(fork.parent),
+        child: SequenceId(fork.child),
+        branch: fork.branch as usize,
+    };
+    let copy = |pair: &[u32; 2]| BlockCopy {
+        from: BlockId(pair[0]),
+        to: BlockId(pair[1]),
+    };
+    let (pairs, rest) = plan.copies.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(PlanStreamError::Invalid("half a block copy".to_owned()));
+    }
     let plan = StepPlan {
         step: plan.step,
-        items: plan
-            .items
-            .into_iter()
-            .map(item_from_wire)
-            .collect::<Result<_, _>>()?,
         released: plan.released.into_iter().map(SequenceId).collect(),
+        retired: plan.retired.into_iter().map(RequestId).collect(),
+        started: plan.started.into_iter().map(start).collect(),
+        forks: plan.forks.into_iter().map(fork).collect(),
+        copies: pairs.iter().map(copy).collect(),
+        items: plan.items.into_iter().map(item_from_wire).collect(),
     };
     let found = plan.content_hash();
     if found != wanted {
@@ -173,53 +279,68 @@ fn plan_from_wire(plan: wire::StepPlan, epoch: u64) -> Result<StepPlan, PlanStre
 }
 
 fn item_to_wire(item: &StepItem) -> wire::StepItem {
-    // Positions are below num_blocks * 16, and block ids are u32.
-    let narrow = |number: usize| u32::try_from(number).expect("positions fit in 32 bits");
-    let work = match item.work {
-        Work::Prefill {
-            start,
-            end,
-            samples,
-        } => step_item::Work::Prefill(wire::PrefillWork {
-            start: narrow(start),
-            end: narrow(end),
-            samples,
+    let draw = |draw: Draw| match draw.kind {
+        DrawKind::Tokens {
+            first_branch,
+            branches,
+        } => step_item::Draw::Tokens(wire::DrawTokens {
+            token_index: narrow(draw.token_index),
+            first_branch: narrow(first_branch),
+            branches: narrow(branches),
         }),
-        Work::Decode {
-            token_id,
-            position,
-            token_index,
-        } => step_item::Work::Decode(wire::DecodeWork {
-            token_id,
-            position: narrow(position),
-            token_index: narrow(token_index),
+        DrawKind::Candidates { count } => step_item::Draw::Candidates(wire::DrawCandidates {
+            token_index: narrow(draw.token_index),
+            count: narrow(count),
         }),
     };
     wire::StepItem {
         sequence_id: item.sequence.0,
-        work: Some(work),
+        appended: item.appended,
+        start: narrow(item.start),
+        end: narrow(item.end),
+        prompt_logprobs: item.prompt_logprobs,
+        draw: item.draw.map(draw),
         block_table: item.block_table.iter().map(|block| block.0).collect(),
     }
 }
 
-fn item_from_wire(item: wire::StepItem) -> Result<StepItem, PlanStreamError> {
-    let work = match item.work.ok_or(PlanStreamError::Missing("work"))? {
-        step_item::Work::Prefill(work) => Work::Prefill {
-            start: work.start as usize,
-            end: work.end as usize,
-            samples: work.samples,
+fn item_from_wire(item: wire::StepItem) -> StepItem {
+    let draw = |draw| match draw {
+        step_item::Draw::Tokens(tokens) => Draw {
+            token_index: tokens.token_index as usize,
+            kind: DrawKind::Tokens {
+                first_branch: tokens.first_branch as usize,
+                branches: tokens.branches as usize,
+            },
         },
-        step_item::Work::Decode(work) => Work::Decode {
-            token_id: work.token_id,
-            position: work.position as usize,
-            token_index: work.token_index as usize,
+        step_item::Draw::Candidates(candidates) => Draw {
+            token_index: candidates.token_index as usize,
+            kind: DrawKind::Candidates {
+                count: candidates.count as usize,
+            },
         },
     };
-    Ok(StepItem {
+    StepItem {
         sequence: SequenceId(item.sequence_id),
-        work,
+        appended: item.appended,
+        start: item.start as usize,
+        end: item.end as usize,
+        draw: item.draw.map(draw),
+        prompt_logprobs: item.prompt_logprobs,
         block_table: item.block_table.into_iter().map(BlockId).collect(),
-    })
+    }
+}
+
+/// Positions are below num_blocks * 16, and block ids are u32; branches and candidates are checked when a request comes in.
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).expect("positions fit in 32 bits")
+}
+
+fn all<A, B>(
+    items: Vec<A>,
+    one: impl Fn(A) -> Result<B, PlanStreamError>,
+) -> Result<Vec<B>, PlanStreamError> {
+    items.into_iter().map(one).collect()
 }
 
 #[cfg(test)]

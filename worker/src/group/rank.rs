@@ -1,23 +1,41 @@
-//! One rank: keeps the contents of sequences, runs plans on its shard, and draws with the others. It decides nothing.
+//! One rank: keeps the contents of requests and the tokens of sequences, runs plans on its shard, and draws with the others.
+//! It decides nothing.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+mod request;
+mod sequence;
 
-use inkstone_engine::{BlockId, Sampled, SequenceId, StepItem, StepOutput, StepPlan, Work};
+use std::{collections::HashMap, sync::Arc};
+
+use inkstone_engine::{
+    BlockId, DrawFailure, DrawKind, Drawn, DrawnToken, RequestId, SequenceId, StepItem, StepOutput,
+    StepPlan, TokenLogprob,
+};
 use inkstone_model::{
     collectives::Collective,
-    internlm2::{Batch, BatchSequence, Input, LanguageModel, LogitsRows},
+    internlm2::{Batch, LanguageModel},
     kv_cache::KvCache,
-    sampling::{self, RowSampling, SampleError, SampledToken},
+    sampling::{self, RowDraw, RowResult, RowSampling, SampleError, SampledToken, TokenMask},
     tensor::Tensor,
 };
 
-use crate::executor::{ExecutorError, PromptPart, SequenceSetup};
+use self::{request::RankRequest, sequence::RankSequence};
+use crate::{
+    constraint::ConstraintVocabulary,
+    executor::{EncodedPicture, ExecutorError, RequestSetup},
+};
 
 /// What a rank is told.
 #[derive(Clone, Debug)]
 pub enum RankCommand {
-    /// The contents of a sequence that plans will name.
-    Admit(Arc<SequenceSetup>),
+    /// The contents of a request that plans will name.
+    Admit(Arc<RequestSetup>),
+    /// The features of a request's pictures.
+    Pictures {
+        /// The request.
+        request: RequestId,
+        /// Each of its pictures once.
+        pictures: Vec<Arc<EncodedPicture>>,
+    },
     /// A step to run.
     Step(Arc<StepPlan>),
 }
@@ -27,17 +45,21 @@ pub struct RankRunner {
     model: Arc<LanguageModel>,
     cache: KvCache,
     collective: Arc<dyn Collective>,
+    vocabulary: Arc<ConstraintVocabulary>,
+    requests: HashMap<RequestId, RankRequest>,
     sequences: HashMap<SequenceId, RankSequence>,
     last_step: u64,
 }
 
-/// A sequence as a rank keeps it.
-struct RankSequence {
-    setup: Arc<SequenceSetup>,
-    /// Projected pictures of the prompt, by part; made when prefill reaches them, dropped when it is done.
-    projected: Vec<Option<Tensor>>,
-    /// Distinct ids that the repetition penalty counts (spec/model.md section 10.3).
-    seen: Vec<u32>,
+/// What a row of logits is for.
+#[derive(Clone, Copy)]
+enum RowUse {
+    /// The item's draw.
+    Draw,
+    /// The token of a prompt, by its id, that the row predicts.
+    Score(u32),
+    /// Nothing: the row came along with others of its prompt.
+    Nothing,
 }
 
 impl RankRunner {
@@ -46,11 +68,14 @@ impl RankRunner {
         model: Arc<LanguageModel>,
         num_kv_blocks: usize,
         collective: Arc<dyn Collective>,
+        vocabulary: Arc<ConstraintVocabulary>,
     ) -> Self {
         Self {
             cache: model.new_kv_cache(num_kv_blocks),
             model,
             collective,
+            vocabulary,
+            requests: HashMap::new(),
             sequences: HashMap::new(),
             last_step: 0,
         }
@@ -61,94 +86,98 @@ impl RankRunner {
         self.collective.rank()
     }
 
-    /// Does as told. After an error the group is over: the others are told through the collective.
-    pub fn follow(&mut self, command: RankCommand) -> Result<(), ExecutorError> {
+    /// Its way to the others. Whoever runs the rank aborts it when the rank is done for.
+    pub fn collective(&self) -> Arc<dyn Collective> {
+        Arc::clone(&self.collective)
+    }
+
+    /// Does as told; a step's number and output come back. After an error the group is over.
+    pub fn follow(
+        &mut self,
+        command: RankCommand,
+    ) -> Result<Option<(u64, StepOutput)>, ExecutorError> {
+        let failed = |rank, step, reason| ExecutorError::Rank { rank, step, reason };
         match command {
             RankCommand::Admit(setup) => {
-                self.admit(setup);
-                Ok(())
+                let request = RankRequest::new(setup, &self.vocabulary);
+                self.requests.insert(request.id(), request);
+                Ok(None)
             }
-            RankCommand::Step(plan) => self.run(&plan).map(drop),
+            RankCommand::Pictures { request, pictures } => {
+                // A request that is over does not need them any more.
+                if let Some(request) = self.requests.get_mut(&request) {
+                    request.keep_pictures(pictures);
+                }
+                Ok(None)
+            }
+            RankCommand::Step(plan) => match self.run(&plan) {
+                Ok(output) => Ok(Some((plan.step, output))),
+                Err(reason) => Err(failed(self.rank(), plan.step, reason)),
+            },
         }
     }
 
-    /// Keeps the contents of a sequence.
-    pub fn admit(&mut self, setup: Arc<SequenceSetup>) {
-        let sequence = RankSequence::new(setup, self.model.config().bos_token_id);
-        self.sequences.insert(sequence.setup.id, sequence);
-    }
-
-    /// Runs one step and draws.
-    pub fn run(&mut self, plan: &StepPlan) -> Result<StepOutput, ExecutorError> {
-        let result = self.try_run(plan);
-        if result.is_err() {
-            self.collective.abort();
-        }
-        result.map_err(|reason| ExecutorError::Rank {
-            rank: self.rank(),
-            step: plan.step,
-            reason,
-        })
-    }
-
-    fn try_run(&mut self, plan: &StepPlan) -> Result<StepOutput, String> {
-        if plan.step != self.last_step + 1 {
-            return Err(format!(
-                "wanted step {}, found {}",
-                self.last_step + 1,
-                plan.step
-            ));
+    fn run(&mut self, plan: &StepPlan) -> Result<StepOutput, String> {
+        let wanted = self.last_step + 1;
+        if plan.step != wanted {
+            return Err(format!("wanted step {wanted}, found {}", plan.step));
         }
         self.last_step = plan.step;
-        for id in &plan.released {
-            self.sequences.remove(id);
-        }
+        self.keep_books(plan)?;
         if plan.items.is_empty() {
             return Ok(StepOutput::default());
         }
-        self.note_tokens(plan)?;
         self.project_pictures(plan)?;
         let logits = self.forward(plan)?;
         let output = self.draw(plan, &logits)?;
-        self.drop_pictures(plan);
+        self.drop_projected(plan);
         Ok(output)
     }
 
-    /// Tokens that were drawn count as seen. All ranks learn of them here, from the plan: only the leader drew.
-    fn note_tokens(&mut self, plan: &StepPlan) -> Result<(), String> {
-        for item in &plan.items {
-            if let Work::Decode { token_id, .. } = item.work {
-                self.sequences
-                    .get_mut(&item.sequence)
-                    .ok_or_else(|| unknown(item.sequence))?
-                    .see(token_id);
-            }
+    /// All that a plan says before its rows: who ends, who begins, which blocks are copied, what was drawn. All ranks learn
+    /// of drawn tokens here, from the plan: only rank 0 drew them.
+    fn keep_books(&mut self, plan: &StepPlan) -> Result<(), String> {
+        for id in &plan.released {
+            self.sequences.remove(id);
         }
-        Ok(())
-    }
-
-    /// Runs the projector on pictures that this step reaches for the first time.
-    fn project_pictures(&mut self, plan: &StepPlan) -> Result<(), String> {
+        for id in &plan.retired {
+            self.requests.remove(id);
+        }
+        let bos_token_id = self.model.config().bos_token_id;
+        for start in &plan.started {
+            let request = self.requests.get(&start.request);
+            let request = request.ok_or_else(|| is_over(start.request))?;
+            let sequence = RankSequence::start(request, bos_token_id);
+            self.sequences.insert(start.sequence, sequence);
+        }
+        for fork in &plan.forks {
+            let child = sequence(&self.sequences, fork.parent)?.clone();
+            self.sequences.insert(fork.child, child);
+        }
+        for copy in &plan.copies {
+            self.cache
+                .copy_block(copy.from.0, copy.to.0)
+                .map_err(|error| error.to_string())?;
+        }
         for item in &plan.items {
-            let Work::Prefill { start, end, .. } = item.work else {
-                continue;
-            };
             let sequence = self
                 .sequences
                 .get_mut(&item.sequence)
                 .ok_or_else(|| unknown(item.sequence))?;
-            let setup = Arc::clone(&sequence.setup);
-            for (part, _) in parts_in(&setup.prompt, start..end) {
-                if let (PromptPart::Picture(picture), projected @ None) =
-                    (&setup.prompt[part], &mut sequence.projected[part])
-                {
-                    let tensor = self
-                        .model
-                        .project(&picture.features)
-                        .map_err(|error| error.to_string())?;
-                    *projected = Some(tensor);
-                }
+            if let Some(token_id) = item.appended {
+                sequence.append(token_id);
             }
+            sequence.check(item)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the projector on pictures whose rows this step computes, unless a step before did.
+    fn project_pictures(&mut self, plan: &StepPlan) -> Result<(), String> {
+        for item in &plan.items {
+            let id = sequence(&self.sequences, item.sequence)?.request();
+            let request = self.requests.get_mut(&id).ok_or_else(|| is_over(id))?;
+            request.project(item.positions(), &self.model)?;
         }
         Ok(())
     }
@@ -157,193 +186,276 @@ impl RankRunner {
         let tables: Vec<Vec<u32>> = plan.items.iter().map(block_table).collect();
         let mut sequences = Vec::with_capacity(plan.items.len());
         for (item, table) in plan.items.iter().zip(&tables) {
-            let sequence = self
-                .sequences
-                .get(&item.sequence)
-                .ok_or_else(|| unknown(item.sequence))?;
-            sequences.push(sequence.batch_sequence(&item.work, table)?);
+            let (sequence, request) = contents(&self.sequences, &self.requests, item)?;
+            sequences.push(sequence.rows(item, request, table)?);
         }
+        let batch = Batch { sequences };
         let output = self
             .model
-            .forward(
-                &Batch { sequences },
-                &mut self.cache,
-                self.collective.as_ref(),
-            )
+            .forward(&batch, &mut self.cache, self.collective.as_ref())
             .map_err(|error| error.to_string())?;
         metrics::counter!("inkstone_partial_lora_rows_total")
             .increment(output.stats.partial_lora_rows as u64);
         Ok(output.logits)
     }
 
-    fn draw(&self, plan: &StepPlan, logits: &Tensor) -> Result<StepOutput, String> {
-        let mut ids = Vec::new();
-        let mut rows = Vec::new();
-        for item in &plan.items {
-            let Some(token_index) = item.work.samples() else {
-                continue;
-            };
-            let sequence = self
-                .sequences
-                .get(&item.sequence)
-                .ok_or_else(|| unknown(item.sequence))?;
-            ids.push(item.sequence);
-            rows.push(RowSampling {
-                params: sequence.setup.sampling,
-                seen: &sequence.seen,
-                token_index: token_index as u64,
-            });
-        }
-        if rows.is_empty() {
+    fn draw(&mut self, plan: &StepPlan, logits: &Tensor) -> Result<StepOutput, String> {
+        let uses = self.row_uses(plan)?;
+        if uses.is_empty() {
             return Ok(StepOutput::default());
         }
+        let masks = self.masks(plan)?;
+        let mut rows = Vec::with_capacity(uses.len());
+        for (at, used) in &uses {
+            let item = &plan.items[*at];
+            rows.push(match used {
+                RowUse::Draw => self.draw_row(item, masks[*at].as_ref())?,
+                RowUse::Score(token_id) => self.score_row(item, *token_id)?,
+                RowUse::Nothing => RowSampling::default(),
+            });
+        }
         let logits = logits.as_f32().map_err(|error| error.to_string())?;
-        let drawn = sampling::sample(
-            logits,
-            self.model.first_vocab_id(),
-            &rows,
-            self.collective.as_ref(),
-        )
-        .map_err(|error| error.to_string())?;
-        let sampled = |(id, drawn): (SequenceId, Result<SampledToken, SampleError>)| match drawn {
-            Ok(token) => Ok((id, Sampled::Token(token.id))),
-            Err(SampleError::NotFinite { .. }) => Ok((id, Sampled::NotFinite)),
-            Err(error @ (SampleError::Parameter { .. } | SampleError::Malformed(_))) => {
-                Err(error.to_string())
-            }
-        };
-        let sampled = ids
-            .into_iter()
-            .zip(drawn.unwrap_or_default())
-            .map(sampled)
-            .collect::<Result<_, _>>()?;
-        Ok(StepOutput { sampled })
+        let first_id = self.model.first_vocab_id();
+        let results = sampling::sample(logits, first_id, &rows, self.collective.as_ref())
+            .map_err(|error| error.to_string())?;
+        match results {
+            Some(results) => collect(plan, &uses, &masks, results),
+            None => Ok(StepOutput::default()),
+        }
     }
 
-    /// A finished prefill needs its projected pictures no more.
-    fn drop_pictures(&mut self, plan: &StepPlan) {
+    /// What each row of the logits is for, with its item, in the logits' order.
+    fn row_uses(&self, plan: &StepPlan) -> Result<Vec<(usize, RowUse)>, String> {
+        let mut uses = Vec::new();
+        for (at, item) in plan.items.iter().enumerate() {
+            if item.prompt_logprobs {
+                let (_, request) = self.contents(item)?;
+                let rows = item.positions().map(|position| {
+                    let is_last = position + 1 == item.end;
+                    match request.predicted(position) {
+                        Some(token_id) => RowUse::Score(token_id),
+                        None if is_last && item.draw.is_some() => RowUse::Draw,
+                        None => RowUse::Nothing,
+                    }
+                });
+                uses.extend(rows.map(|used| (at, used)));
+            } else if item.draw.is_some() {
+                uses.push((at, RowUse::Draw));
+            }
+        }
+        Ok(uses)
+    }
+
+    /// For each item that draws under a constraint, the tokens it allows, or why there are none.
+
+    fn masks(&mut self, plan: &StepPlan) -> Result<Vec<Option<Mask>>, String> {
+        let vocab_size = self.model.config().vocab_size;
+        let mut masks = Vec::with_capacity(plan.items.len());
         for item in &plan.items {
-            if let (Work::Prefill { samples: true, .. }, Some(sequence)) =
-                (&item.work, self.sequences.get_mut(&item.sequence))
-            {
-                sequence.projected.fill(None);
-            }
+            let sequence = self
+                .sequences
+                .get_mut(&item.sequence)
+                .ok_or_else(|| unknown(item.sequence))?;
+            let allowed = item.draw.and_then(|_| sequence.allowed());
+            masks.push(allowed.map(|allowed| Mask::new(allowed, vocab_size)));
         }
-    }
-}
-
-impl RankSequence {
-    fn new(setup: Arc<SequenceSetup>, bos_token_id: u32) -> Self {
-        let mut sequence = Self {
-            projected: vec![None; setup.prompt.len()],
-            seen: Vec::new(),
-            setup,
-        };
-        let setup = Arc::clone(&sequence.setup);
-        if setup.has_picture() {
-            // The reference gives such prompts as embeddings: all it has seen is one BOS.
-            sequence.see(bos_token_id);
-        } else {
-            for part in &setup.prompt {
-                if let PromptPart::Tokens(ids) = part {
-                    ids.iter().for_each(|id| sequence.see(*id));
-                }
-            }
-        }
-        sequence
+        Ok(masks)
     }
 
-    fn see(&mut self, token_id: u32) {
-        if let Err(at) = self.seen.binary_search(&token_id) {
-            self.seen.insert(at, token_id);
-        }
-    }
-
-    fn batch_sequence<'a>(
+    fn draw_row<'a>(
         &'a self,
-        work: &'a Work,
-        block_table: &'a [u32],
-    ) -> Result<BatchSequence<'a>, String> {
-        let rope_length = self.setup.prompt_tokens();
-        let (start, inputs, logits) = match work {
-            Work::Decode {
-                token_id, position, ..
-            } => (
-                *position,
-                vec![Input::Tokens(std::slice::from_ref(token_id))],
-                LogitsRows::Last,
-            ),
-            Work::Prefill {
-                start,
-                end,
-                samples,
-            } => {
-                let inputs = self.prompt_inputs(*start..*end)?;
-                let logits = if *samples {
-                    LogitsRows::Last
-                } else {
-                    LogitsRows::None
-                };
-                (*start, inputs, logits)
-            }
-        };
-        Ok(BatchSequence {
-            start,
-            inputs,
-            block_table,
-            rope_length,
-            logits,
+        item: &StepItem,
+        mask: Option<&'a Mask>,
+    ) -> Result<RowSampling<'a>, String> {
+        let (sequence, request) = self.contents(item)?;
+        let draw = item.draw.ok_or("an item without a draw has no row")?;
+        let setup = request.setup();
+        let is_early = draw.token_index < setup.sampling.min_new_tokens;
+        Ok(RowSampling {
+            params: setup.sampling.params,
+            seen: sequence.seen(),
+            generated: sequence.generated(),
+            logit_bias: &setup.sampling.logit_bias,
+            banned: if is_early { &setup.stop_token_ids } else { &[] },
+            allowed: mask.map(|mask| &mask.allowed),
+            draw: match draw.kind {
+                DrawKind::Tokens {
+                    first_branch,
+                    branches,
+                } => RowDraw::Tokens {
+                    token_index: draw.token_index as u64,
+                    first_branch: first_branch as u64,
+                    branches: branches as u64,
+                },
+                DrawKind::Candidates { count } => RowDraw::Candidates {
+                    count: u32::try_from(count).unwrap_or(u32::MAX),
+                },
+            },
         })
     }
 
-    fn prompt_inputs(&self, positions: Range<usize>) -> Result<Vec<Input<'_>>, String> {
-        let end = positions.end;
-        let mut inputs = Vec::new();
-        let mut reached = positions.start;
-        for (part, rows) in parts_in(&self.setup.prompt, positions) {
-            reached += rows.len();
-            inputs.push(match &self.setup.prompt[part] {
-                PromptPart::Tokens(ids) => Input::Tokens(&ids[rows]),
-                PromptPart::Picture(_) => Input::Picture {
-                    projected: self.projected[part]
-                        .as_ref()
-                        .ok_or("a picture was not projected")?,
-                    rows,
-                },
-            });
+    fn score_row(&self, item: &StepItem, token_id: u32) -> Result<RowSampling<'_>, String> {
+        let (_, request) = self.contents(item)?;
+        Ok(RowSampling {
+            params: request.setup().sampling.params,
+            draw: RowDraw::Score { token_id },
+            ..RowSampling::default()
+        })
+    }
+
+    /// Once a prompt is computed its projected pictures are not needed; they are made again from the features should it be
+    /// computed once more.
+    fn drop_projected(&mut self, plan: &StepPlan) {
+        for item in plan.items.iter().filter(|item| item.draw.is_some()) {
+            let id = self
+                .sequences
+                .get(&item.sequence)
+                .map(RankSequence::request);
+            let request = id.and_then(|id| self.requests.get_mut(&id));
+            if let Some(request) = request.filter(|request| item.start < request.prompt_tokens()) {
+                request.drop_projected();
+            }
         }
-        if reached != end {
-            return Err(format!(
-                "wanted positions up to {end} of sequence {}, found {reached}",
-                self.setup.id
-            ));
-        }
-        Ok(inputs)
+    }
+
+    fn contents(&self, item: &StepItem) -> Result<(&RankSequence, &RankRequest), String> {
+        contents(&self.sequences, &self.requests, item)
     }
 }
 
-/// The parts of a prompt that `positions` touch, each with its own rows among them.
-fn parts_in(prompt: &[PromptPart], positions: Range<usize>) -> Vec<(usize, Range<usize>)> {
-    let mut first = 0;
-    let mut touched = Vec::new();
-    for (part, content) in prompt.iter().enumerate() {
-        let len = content.num_tokens();
-        let start = positions.start.clamp(first, first + len) - first;
-        let end = positions.end.clamp(first, first + len) - first;
-        if start < end {
-            touched.push((part, start..end));
+/// What a constraint allows.
+struct Mask {
+    allowed: TokenMask,
+    /// Why nothing is.
+    failure: Option<String>,
+}
+
+impl Mask {
+    fn new(allowed: Result<TokenMask, String>, vocab_size: usize) -> Self {
+        match allowed {
+            Ok(allowed) => Self {
+                allowed,
+                failure: None,
+            },
+            Err(reason) => Self {
+                allowed: TokenMask::none(vocab_size),
+                failure: Some(reason),
+            },
         }
-        first += len;
     }
-    touched
+}
+
+/// What was drawn, as the engine reads it. An error is one that concerns the whole group.
+fn collect(
+    plan: &StepPlan,
+    uses: &[(usize, RowUse)],
+    masks: &[Option<Mask>],
+    results: Vec<Result<RowResult, SampleError>>,
+) -> Result<StepOutput, String> {
+    let mut drawn = Vec::new();
+    let mut scores: HashMap<usize, Vec<Option<DrawnToken>>> = HashMap::new();
+    for ((at, used), result) in uses.iter().zip(results) {
+        let item = &plan.items[*at];
+        let mut score = None;
+        match used {
+            RowUse::Draw => {
+                let failure = masks[*at].as_ref().and_then(|mask| mask.failure.as_ref());
+                drawn.push((item.sequence, drawn_from(result, failure)?));
+            }
+            RowUse::Score(_) => score = score_from(result)?,
+            RowUse::Nothing => {}
+        }
+        if item.prompt_logprobs {
+            scores.entry(*at).or_default().push(score);
+        }
+    }
+    let with_logprobs = plan.items.iter().enumerate();
+    let prompt_logprobs = with_logprobs
+        .filter(|(_, item)| item.prompt_logprobs)
+        .map(|(at, item)| (item.sequence, scores.remove(&at).unwrap_or_default()))
+        .collect();
+    Ok(StepOutput {
+        drawn,
+        prompt_logprobs,
+    })
+}
+
+fn drawn_from(
+    result: Result<RowResult, SampleError>,
+    failure: Option<&String>,
+) -> Result<Drawn, String> {
+    match result {
+        Ok(RowResult::Tokens(tokens)) => {
+            Ok(Drawn::Tokens(tokens.into_iter().map(drawn_token).collect()))
+        }
+        Ok(RowResult::Candidates(candidates)) => Ok(Drawn::Candidates(token_logprobs(candidates))),
+        Ok(RowResult::Score(_)) => Err("a draw came back as a score".to_owned()),
+        Err(SampleError::NotFinite { .. }) => Ok(Drawn::Failed(DrawFailure::NotFinite)),
+        Err(error @ SampleError::NothingAllowed) => {
+            let reason = failure.cloned().unwrap_or_else(|| error.to_string());
+            Ok(Drawn::Failed(DrawFailure::NothingAllowed(reason)))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn score_from(result: Result<RowResult, SampleError>) -> Result<Option<DrawnToken>, String> {
+    match result {
+        Ok(RowResult::Score(token)) => Ok(Some(drawn_token(token))),
+        Ok(RowResult::Tokens(_) | RowResult::Candidates(_)) => {
+            Err("a score came back as a draw".to_owned())
+        }
+        // The prompt's last row tells the same, and ends the request.
+        Err(SampleError::NotFinite { .. }) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn drawn_token(token: SampledToken) -> DrawnToken {
+    DrawnToken {
+        token_id: token.id,
+        logprob: token.logprob,
+        top_logprobs: token_logprobs(token.top_logprobs),
+    }
+}
+
+fn token_logprobs(tokens: Vec<sampling::TokenLogprob>) -> Vec<TokenLogprob> {
+    let token = |token: sampling::TokenLogprob| TokenLogprob {
+        token_id: token.id,
+        logprob: token.logprob,
+    };
+    tokens.into_iter().map(token).collect()
 }
 
 fn block_table(item: &StepItem) -> Vec<u32> {
     item.block_table.iter().map(|BlockId(id)| *id).collect()
 }
 
+fn sequence(
+    sequences: &HashMap<SequenceId, RankSequence>,
+    id: SequenceId,
+) -> Result<&RankSequence, String> {
+    sequences.get(&id).ok_or_else(|| unknown(id))
+}
+
+/// The sequence of an item, and its request.
+fn contents<'a>(
+    sequences: &'a HashMap<SequenceId, RankSequence>,
+    requests: &'a HashMap<RequestId, RankRequest>,
+    item: &StepItem,
+) -> Result<(&'a RankSequence, &'a RankRequest), String> {
+    let sequence = sequence(sequences, item.sequence)?;
+    let id = sequence.request();
+    let request = requests.get(&id).ok_or_else(|| is_over(id))?;
+    Ok((sequence, request))
+}
+
+fn is_over(id: RequestId) -> String {
+    format!("request {id} is over or was not admitted, but the plan runs it")
+}
+
 fn unknown(id: SequenceId) -> String {
-    format!("the plan names sequence {id}, which was not admitted")
+    format!("the plan names sequence {id}, which was not started")
 }
 
 #[cfg(test)]

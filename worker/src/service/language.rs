@@ -1,41 +1,38 @@
 //! `LanguageService` on a group's leader.
 
+mod events;
+mod submission;
+
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::{Arc, RwLock},
 };
 
-use futures::Stream;
-use inkstone_engine::{EndReason, SubmitError};
+use futures::{Stream, stream};
 use inkstone_proto::worker::v1::{
-    self as wire, DescribeLanguageRequest, DescribeLanguageResponse, Ended, GenerateRequest,
-    GenerateResponse, Tokens, generate_response::Event, language_service_server::LanguageService,
-    prompt_part,
+    ConnectRequest, ConnectResponse, DescribeLanguageRequest, DescribeLanguageResponse, Submit,
+    connect_request::Message, language_service_server::LanguageService,
 };
-use tokio::sync::mpsc;
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tonic::{Request, Response, Status, Streaming};
 
+pub use self::submission::RequestTerms;
 use crate::{
-    executor::{PictureDigest, SequenceSetup},
-    feature_fetcher::{FeatureFetcher, FetchError, PromptRef},
-    group::{
-        leader::{LeaderHandle, RefusedError, SequenceEvent},
-        plan_stream::sampling_from_wire,
-    },
+    constraint::ConstraintVocabulary,
+    group::leader::{Connection, ConnectionEvents, LeaderHandle, Refusal, Submission},
 };
 
-/// Domain of all our error reasons.
-const ERROR_DOMAIN: &str = "inkstone";
-/// `ErrorInfo` reason that tells the coordinator to put its pictures again, on another vision worker if need be.
-const FEATURES_MISSING: &str = "FEATURES_MISSING";
+/// Constraints that are compiled at the same time, over all connections.
+const COMPILES_AT_ONCE: usize = 2;
+/// Requests of a connection whose constraints wait to be compiled; past it they are refused as busy.
+const MAX_COMPILING: usize = 64;
 
 /// See the module's text. Cheap to clone; it answers UNAVAILABLE until the group is there, and while it drains.
 #[derive(Clone)]
 pub struct LanguageServer {
     stage: Arc<RwLock<Stage>>,
-    fetcher: FeatureFetcher,
+    compiles: Arc<Semaphore>,
 }
 
 /// A group that serves.
@@ -43,8 +40,10 @@ pub struct LanguageServer {
 pub struct Serving {
     /// What DescribeLanguage answers.
     pub description: DescribeLanguageResponse,
-    /// Token ids are below this.
-    pub vocab_size: u32,
+    /// What a request is checked against.
+    pub terms: Arc<RequestTerms>,
+    /// For constraints, which are compiled here before a rank sees them: what cannot be followed is refused.
+    pub vocabulary: Arc<ConstraintVocabulary>,
     /// The way to the engine.
     pub leader: LeaderHandle,
 }
@@ -60,7 +59,7 @@ impl LanguageServer {
     pub fn loading() -> Self {
         Self {
             stage: Arc::new(RwLock::new(Stage::Loading)),
-            fetcher: FeatureFetcher::default(),
+            compiles: Arc::new(Semaphore::new(COMPILES_AT_ONCE)),
         }
     }
 
@@ -85,39 +84,89 @@ impl LanguageServer {
         }
     }
 
-    async fn run(&self, request: GenerateRequest) -> Result<mpsc::Receiver<SequenceEvent>, Status> {
-        let Serving {
-            description,
-            vocab_size,
-            leader,
-        } = self.serving()?;
-        check(&request, description.epoch, vocab_size)?;
-        let sampling = request
-            .sampling
-            .ok_or_else(|| Status::invalid_argument("sampling is not set"))?;
-        let sampling = sampling_from_wire(&sampling).map_err(Status::invalid_argument)?;
-        let prompt = prompt_from_wire(request.prompt).map_err(Status::invalid_argument)?;
-        let prompt = self.fetcher.resolve(prompt).await.map_err(fetch_status)?;
-        let setup = SequenceSetup {
-            id: leader.new_sequence_id(),
-            prompt,
-            sampling,
+    /// Reads what a coordinator asks, until it ends its side of the call.
+    async fn take_requests(self, connection: Connection, mut requests: Streaming<ConnectRequest>) {
+        let mut compiling: HashMap<u64, JoinHandle<()>> = HashMap::new();
+        // A broken call shows on its other side too: there its requests end.
+        while let Ok(Some(request)) = requests.message().await {
+            compiling.retain(|_, task| !task.is_finished());
+            match request.message {
+                Some(Message::Submit(submit)) => {
+                    self.submit(&connection, submit, &mut compiling).await;
+                }
+                Some(Message::Cancel(cancel)) => {
+                    if let Some(task) = compiling.remove(&cancel.handle) {
+                        task.abort();
+                        let _ = task.await;
+                    }
+                    connection.cancel(cancel.handle).await;
+                }
+                None => tracing::debug!("a coordinator sent an empty message"),
+            }
+        }
+        for (_, task) in compiling {
+            let _ = task.await;
+        }
+        connection.end_input().await;
+    }
+
+    async fn submit(
+        &self,
+        connection: &Connection,
+        submit: Submit,
+        compiling: &mut HashMap<u64, JoinHandle<()>>,
+    ) {
+        let handle = submit.handle;
+        let serving = match self.serving() {
+            Ok(serving) => serving,
+            Err(status) => {
+                let message = status.message().to_owned();
+                return connection.refuse(handle, Refusal::NotServing, message);
+            }
         };
-        tracing::debug!(request_id = request.request_id, sequence = %setup.id, "sequence submitted");
-        leader
-            .submit(
-                setup,
-                request.max_new_tokens as usize,
-                request.stop_token_ids,
-            )
-            .await
-            .map_err(refused_status)
+        match serving.terms.check(handle, submit.request) {
+            Err((reason, message)) => connection.refuse(handle, reason, message),
+            Ok(submission) if submission.sampling.constraint.is_none() => {
+                connection.submit(submission).await;
+            }
+            Ok(_) if compiling.len() >= MAX_COMPILING => {
+                let message = format!("{MAX_COMPILING} constraints wait to be compiled already");
+                connection.refuse(handle, Refusal::Busy, message);
+            }
+            Ok(submission) => {
+                let task = self.clone().compile_and_submit(
+                    connection.clone(),
+                    submission,
+                    serving.vocabulary,
+                );
+                compiling.insert(handle, tokio::spawn(task));
+            }
+        }
+    }
+
+    /// Off the connection's own task, so that other requests do not wait for a compiler.
+    async fn compile_and_submit(
+        self,
+        connection: Connection,
+        submission: Submission,
+        vocabulary: Arc<ConstraintVocabulary>,
+    ) {
+        let Ok(_permit) = self.compiles.acquire().await else {
+            return;
+        };
+        let form = submission.sampling.constraint.clone();
+        let compile = move || form.map_or(Ok(()), |form| vocabulary.compile(&form).map(drop));
+        let compiled = tokio::task::spawn_blocking(compile).await;
+        match compiled.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(()) => connection.submit(submission).await,
+            Err(message) => connection.refuse(submission.handle, Refusal::Invalid, message),
+        }
     }
 }
 
 #[tonic::async_trait]
 impl LanguageService for LanguageServer {
-    type GenerateStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<ConnectResponse, Status>> + Send>>;
 
     async fn describe_language(
         &self,
@@ -126,104 +175,24 @@ impl LanguageService for LanguageServer {
         Ok(Response::new(self.serving()?.description))
     }
 
-    async fn generate(
+    async fn connect(
         &self,
-        request: Request<GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
-        let events = self.run(request.into_inner()).await?;
-        // When the caller goes away tonic drops this stream, and with it the receiver: that cancels the sequence.
-        Ok(Response::new(Box::pin(
-            ReceiverStream::new(events).map(event_to_wire),
-        )))
+        request: Request<Streaming<ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (connection, events) = self.serving()?.leader.connect().await;
+        tokio::spawn(self.clone().take_requests(connection, request.into_inner()));
+        // When the caller goes away tonic drops this stream, and with it `events`: that ends the caller's requests.
+        let responses = stream::unfold(events, next_response);
+        Ok(Response::new(Box::pin(responses)))
     }
 }
 
-fn check(request: &GenerateRequest, epoch: u64, vocab_size: u32) -> Result<(), Status> {
-    if request.epoch != 0 && request.epoch != epoch {
-        return Err(Status::failed_precondition(format!(
-            "wanted epoch {}, the group is in epoch {epoch}",
-            request.epoch
-        )));
-    }
-    if request.max_new_tokens == 0 {
-        return Err(Status::invalid_argument(
-            "max_new_tokens must be at least 1",
-        ));
-    }
-    for part in &request.prompt {
-        if let Some(prompt_part::Part::Tokens(span)) = &part.part
-            && let Some(id) = span.ids.iter().find(|id| **id >= vocab_size)
-        {
-            return Err(Status::invalid_argument(format!(
-                "token {id} is outside the vocabulary of {vocab_size}"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn event_to_wire(event: SequenceEvent) -> Result<GenerateResponse, Status> {
-    let event = match event {
-        SequenceEvent::Token { index, token_id } => Event::Tokens(Tokens {
-            first_index: u32::try_from(index)
-                .map_err(|_| Status::internal("token index over 32 bits"))?,
-            ids: vec![token_id],
-        }),
-        SequenceEvent::Ended(reason) => Event::Ended(Ended {
-            reason: match reason {
-                EndReason::Stop => wire::EndReason::Stop,
-                EndReason::Length => wire::EndReason::Length,
-            }
-            .into(),
-        }),
-        SequenceEvent::NotFinite => {
-            return Err(Status::internal(
-                "the model's logits were not finite (NaN or infinite) for this sequence",
-            ));
-        }
-        SequenceEvent::GroupFailed(reason) => {
-            return Err(Status::unavailable(format!(
-                "the language group failed: {reason}"
-            )));
-        }
+async fn next_response(
+    mut events: ConnectionEvents,
+) -> Option<(Result<ConnectResponse, Status>, ConnectionEvents)> {
+    let response = match events.next().await? {
+        Ok(told) => Ok(events::to_wire(told)),
+        Err(reason) => Err(Status::unavailable(reason)),
     };
-    Ok(GenerateResponse { event: Some(event) })
-}
-
-fn prompt_from_wire(prompt: Vec<wire::PromptPart>) -> Result<Vec<PromptRef>, String> {
-    prompt
-        .into_iter()
-        .map(|part| match part.part.ok_or("a prompt part is empty")? {
-            prompt_part::Part::Tokens(span) => Ok(PromptRef::Tokens(span.ids)),
-            prompt_part::Part::Picture(picture) => Ok(PromptRef::Picture {
-                digest: PictureDigest::try_from(&picture.digest[..])?,
-                num_tokens: picture.num_tokens as usize,
-                vision_address: picture.vision_address,
-            }),
-        })
-        .collect()
-}
-
-fn fetch_status(error: FetchError) -> Status {
-    let message = error.to_string();
-    match error {
-        // Either way another vision worker can encode the picture again.
-        FetchError::Missing { .. } | FetchError::Unavailable { .. } => Status::with_error_details(
-            Code::FailedPrecondition,
-            message,
-            ErrorDetails::with_error_info(FEATURES_MISSING, ERROR_DOMAIN, []),
-        ),
-        FetchError::WrongSize { .. } => Status::invalid_argument(message),
-    }
-}
-
-fn refused_status(error: RefusedError) -> Status {
-    let message = error.to_string();
-    match error {
-        RefusedError::Limits(SubmitError::QueueFull { .. }) => Status::resource_exhausted(message),
-        RefusedError::Limits(SubmitError::TooLong { .. } | SubmitError::Empty) => {
-            Status::invalid_argument(message)
-        }
-        RefusedError::NotServing(_) => Status::unavailable(message),
-    }
+    Some((response, events))
 }

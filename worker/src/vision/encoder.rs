@@ -1,19 +1,15 @@
 //! The encoder's thread: takes the pictures that wait, encodes them together, hands the features to whoever waits.
 
-use std::{
-    io,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    thread,
-    time::Instant,
-};
+use std::{io, thread, time::Instant};
 
 use bytes::Bytes;
 use inkstone_model::{
     clip::{PictureFeatures, preprocess::PreparedPicture},
     tensor::DType,
 };
+use tokio::sync::mpsc;
 
-use super::{VisionError, feature_cache::FeatureSlot};
+use super::feature_cache::FeatureSlot;
 
 /// Tiles that are encoded together: enough to fill the GEMMs, few enough that one picture does not wait for many.
 const MAX_BATCH_TILES: usize = 16;
@@ -26,9 +22,11 @@ pub trait Encode: Send {
 
 /// The way to the encoder's thread, which ends when this is gone.
 pub struct Encoder {
-    jobs: SyncSender<Job>,
-    max_queue: usize,
+    jobs: mpsc::Sender<Job>,
 }
+
+/// A place in the encoder's queue.
+pub(super) struct Place<'a>(mpsc::Permit<'a, Job>);
 
 struct Job {
     picture: PreparedPicture,
@@ -38,35 +36,29 @@ struct Job {
 impl Encoder {
     /// Starts the thread. At most `max_queue` pictures wait.
     pub fn start(encode: Box<dyn Encode>, max_queue: usize) -> io::Result<Self> {
-        let (jobs, receiver) = sync_channel(max_queue);
+        let (jobs, receiver) = mpsc::channel(max_queue.max(1));
         thread::Builder::new()
             .name("encoder".to_owned())
-            .spawn(move || run(encode, &receiver))?;
-        Ok(Self { jobs, max_queue })
+            .spawn(move || run(encode, receiver))?;
+        Ok(Self { jobs })
     }
 
-    /// Queues a picture whose features go to `slot`.
-    pub(super) fn submit(
-        &self,
-        prepared: super::Prepared,
-        slot: FeatureSlot,
-    ) -> Result<(), VisionError> {
-        let job = Job {
-            picture: prepared.picture,
-            slot,
-        };
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => VisionError::QueueFull {
-                waiting: self.max_queue,
-            },
-            TrySendError::Disconnected(_) => VisionError::NotServing("its thread ended".to_owned()),
-        })
+    /// Waits for a place in the queue. `None`: the thread has ended.
+    pub(super) async fn place(&self) -> Option<Place<'_>> {
+        self.jobs.reserve().await.ok().map(Place)
     }
 }
 
-fn run(mut encode: Box<dyn Encode>, jobs: &Receiver<Job>) {
-    while let Ok(first) = jobs.recv() {
-        let batch = collect_batch(first, jobs);
+impl Place<'_> {
+    /// Queues a picture whose features go to `slot`.
+    pub(super) fn take(self, picture: PreparedPicture, slot: FeatureSlot) {
+        self.0.send(Job { picture, slot });
+    }
+}
+
+fn run(mut encode: Box<dyn Encode>, mut jobs: mpsc::Receiver<Job>) {
+    while let Some(first) = jobs.blocking_recv() {
+        let batch = collect_batch(first, &mut jobs);
         let started = Instant::now();
         let pictures: Vec<&PreparedPicture> = batch.iter().map(|job| &job.picture).collect();
         let result = encode.encode(&pictures);
@@ -89,7 +81,7 @@ fn run(mut encode: Box<dyn Encode>, jobs: &Receiver<Job>) {
     }
 }
 
-fn collect_batch(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
+fn collect_batch(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     let mut tiles = first.picture.num_squares();
     let mut batch = vec![first];
     while tiles < MAX_BATCH_TILES

@@ -1,5 +1,5 @@
-//! Features by digest, bounded by bytes; the least recently used go first. A picture that is being encoded has its place
-//! already, so that it is encoded once however many ask for it.
+//! Pictures by digest, bounded by bytes; the least recently used go first. A picture that was put is its file, until somebody
+//! asks for its features: then it is encoded, once however many ask, and its features take the file's place.
 
 use std::{
     collections::HashMap,
@@ -23,6 +23,15 @@ pub enum FeatureState {
     Failed(String),
 }
 
+/// A picture as it was put.
+#[derive(Clone, Debug)]
+pub struct PictureFile {
+    /// As it came.
+    pub bytes: Bytes,
+    /// How it is to be prepared.
+    pub hd_num: u32,
+}
+
 /// See the module's text.
 pub struct FeatureCache {
     max_bytes: usize,
@@ -38,9 +47,23 @@ struct Entries {
 
 struct Entry {
     accepted: AcceptedPicture,
-    state: watch::Receiver<FeatureState>,
+    content: Content,
+    /// Of the file or the features; 0 while it is encoded.
     bytes: usize,
     used_at: u64,
+}
+
+enum Content {
+    File(PictureFile),
+    Features(watch::Receiver<FeatureState>),
+}
+
+/// What is asked of who asks for features.
+pub enum Found {
+    /// To follow these.
+    Features(watch::Receiver<FeatureState>),
+    /// To have the picture encoded: nobody asked before.
+    File(PictureFile, FeatureSlot),
 }
 
 /// The place of a picture that is being encoded. Dropping it unused lets the picture be put again.
@@ -51,7 +74,7 @@ pub struct FeatureSlot {
 }
 
 impl FeatureCache {
-    /// Keeps about `max_bytes` of features: one picture stays, however large.
+    /// Keeps about `max_bytes` of files and features: one picture stays, however large.
     pub fn new(max_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             max_bytes,
@@ -65,54 +88,61 @@ impl FeatureCache {
         entries.touch(digest).map(|entry| entry.accepted)
     }
 
-    /// Follows the features of a picture.
-    pub fn get(&self, digest: PictureDigest) -> Option<watch::Receiver<FeatureState>> {
-        let mut entries = self.lock();
-        entries.touch(digest).map(|entry| entry.state.clone())
-    }
-
-    /// Makes a place for a picture; `None` when it has one.
-    pub fn begin(self: &Arc<Self>, accepted: AcceptedPicture) -> Option<FeatureSlot> {
+    /// Keeps a picture's file, unless the picture is here.
+    pub fn put(&self, accepted: AcceptedPicture, file: PictureFile) {
         let mut entries = self.lock();
         let digest = accepted.digest;
-        if entries.by_digest.contains_key(&digest) {
-            return None;
+        if entries.touch(digest).is_some() {
+            return;
         }
+        let entry = Entry {
+            accepted,
+            content: Content::File(file),
+            bytes: 0,
+            used_at: entries.clock,
+        };
+        entries.by_digest.insert(digest, entry);
+        self.resize(&mut entries, digest);
+    }
+
+    /// The features of a picture, or its file with the duty to encode it.
+    pub fn find(self: &Arc<Self>, digest: PictureDigest) -> Option<Found> {
+        let mut entries = self.lock();
+        let entry = entries.touch(digest)?;
+        let file = match &entry.content {
+            Content::Features(state) => return Some(Found::Features(state.clone())),
+            Content::File(file) => file.clone(),
+        };
         let (sender, receiver) = watch::channel(FeatureState::Pending);
-        entries.by_digest.insert(
-            digest,
-            Entry {
-                accepted,
-                state: receiver,
-                bytes: 0,
-                used_at: 0,
-            },
-        );
-        entries.touch(digest);
-        Some(FeatureSlot {
+        entry.content = Content::Features(receiver);
+        self.resize(&mut entries, digest);
+        let slot = FeatureSlot {
             cache: Arc::clone(self),
             digest,
             state: sender,
-        })
+        };
+        Some(Found::File(file, slot))
     }
 
     /// Lets a picture be put again.
-    pub fn forget(&self, digest: PictureDigest) {
+    fn forget(&self, digest: PictureDigest) {
         self.lock().remove(digest);
     }
 
-    fn keep(&self, digest: PictureDigest, bytes: usize) {
-        let mut entries = self.lock();
-        if let Some(entry) = entries.by_digest.get_mut(&digest) {
-            entry.bytes = bytes;
-            entries.bytes += bytes;
-        }
+    /// Counts what a picture takes now, and lets others go if that is too much.
+    fn resize(&self, entries: &mut Entries, digest: PictureDigest) {
+        let Some(entry) = entries.by_digest.get_mut(&digest) else {
+            return;
+        };
+        let bytes = entry.content.num_bytes();
+        entries.bytes = entries.bytes - entry.bytes + bytes;
+        entry.bytes = bytes;
         while entries.bytes > self.max_bytes {
-            let ready = entries
+            let others = entries
                 .by_digest
                 .iter()
                 .filter(|(other, entry)| entry.bytes > 0 && **other != digest);
-            let Some(oldest) = ready
+            let Some(oldest) = others
                 .min_by_key(|(_, entry)| entry.used_at)
                 .map(|(digest, _)| *digest)
             else {
@@ -130,8 +160,20 @@ impl FeatureCache {
     }
 }
 
+impl Content {
+    fn num_bytes(&self) -> usize {
+        match self {
+            Self::File(file) => file.bytes.len(),
+            Self::Features(state) => match &*state.borrow() {
+                FeatureState::Ready(bytes) => bytes.len(),
+                FeatureState::Pending | FeatureState::Failed(_) => 0,
+            },
+        }
+    }
+}
+
 impl Entries {
-    fn touch(&mut self, digest: PictureDigest) -> Option<&Entry> {
+    fn touch(&mut self, digest: PictureDigest) -> Option<&mut Entry> {
         self.clock += 1;
         let entry = self.by_digest.get_mut(&digest)?;
         entry.used_at = self.clock;
@@ -146,10 +188,15 @@ impl Entries {
 }
 
 impl FeatureSlot {
+    /// Follows what becomes of it.
+    pub fn state(&self) -> watch::Receiver<FeatureState> {
+        self.state.subscribe()
+    }
+
     /// The features are here.
     pub fn ready(self, bytes: Bytes) {
-        self.cache.keep(self.digest, bytes.len());
         self.state.send_replace(FeatureState::Ready(bytes));
+        self.cache.resize(&mut self.cache.lock(), self.digest);
     }
 
     /// The encoder failed: those who wait hear why, and the picture may be put again.
@@ -179,17 +226,39 @@ mod tests {
         }
     }
 
+    fn file(len: usize) -> PictureFile {
+        PictureFile {
+            bytes: Bytes::from(vec![0; len]),
+            hd_num: 1,
+        }
+    }
+
+    fn begin(cache: &Arc<FeatureCache>, name: u8) -> FeatureSlot {
+        match cache.find(picture(name).digest) {
+            Some(Found::File(_, slot)) => slot,
+            Some(Found::Features(_)) => panic!("somebody asked for picture {name} before"),
+            None => panic!("picture {name} is not here"),
+        }
+    }
+
     fn put(cache: &Arc<FeatureCache>, name: u8, len: usize) {
-        let slot = cache.begin(picture(name)).expect("a new picture");
-        slot.ready(Bytes::from(vec![name; len]));
+        cache.put(picture(name), file(1));
+        begin(cache, name).ready(Bytes::from(vec![name; len]));
+    }
+
+    fn is_here(cache: &FeatureCache, name: u8) -> bool {
+        cache.accepted(picture(name).digest).is_some()
     }
 
     #[test]
-    fn a_picture_is_encoded_once_however_many_put_it() {
+    fn a_picture_is_encoded_once_however_many_ask() {
         let cache = FeatureCache::new(100);
-        let slot = cache.begin(picture(1)).expect("a new picture");
-        assert!(cache.begin(picture(1)).is_none());
-        let waiting = cache.get(PictureDigest([1; 32])).expect("it has a place");
+        cache.put(picture(1), file(10));
+        cache.put(picture(1), file(10));
+        let slot = begin(&cache, 1);
+        let Some(Found::Features(waiting)) = cache.find(picture(1).digest) else {
+            panic!("the second to ask follows the first");
+        };
         slot.ready(Bytes::from_static(b"rows"));
         assert!(matches!(&*waiting.borrow(), FeatureState::Ready(bytes) if &bytes[..] == b"rows"));
     }
@@ -199,31 +268,46 @@ mod tests {
         let cache = FeatureCache::new(100);
         put(&cache, 1, 40);
         put(&cache, 2, 40);
-        assert!(cache.accepted(picture(1).digest).is_some());
+        assert!(is_here(&cache, 1));
         put(&cache, 3, 40);
-        assert!(cache.accepted(picture(2).digest).is_none());
-        assert!(cache.accepted(picture(1).digest).is_some());
-        assert!(cache.accepted(picture(3).digest).is_some());
+        assert!(!is_here(&cache, 2));
+        assert!(is_here(&cache, 1));
+        assert!(is_here(&cache, 3));
+    }
+
+    #[test]
+    fn files_that_nobody_asks_for_go_too() {
+        let cache = FeatureCache::new(100);
+        for name in 0..20 {
+            cache.put(picture(name), file(30));
+        }
+        let here = (0..20).filter(|name| is_here(&cache, *name));
+        assert_eq!(here.collect::<Vec<_>>(), [17, 18, 19]);
+        assert_eq!(cache.lock().bytes, 90);
     }
 
     #[test]
     fn features_larger_than_the_cache_stay_until_the_next_ones() {
         let cache = FeatureCache::new(100);
         put(&cache, 1, 400);
-        assert!(cache.get(picture(1).digest).is_some());
+        assert!(is_here(&cache, 1));
         put(&cache, 2, 10);
-        assert!(cache.get(picture(1).digest).is_none());
+        assert!(!is_here(&cache, 1));
     }
 
     #[test]
     fn a_failed_picture_may_be_put_again() {
         let cache = FeatureCache::new(100);
-        let slot = cache.begin(picture(1)).expect("a new picture");
-        let waiting = cache.get(picture(1).digest).expect("it has a place");
+        cache.put(picture(1), file(10));
+        let slot = begin(&cache, 1);
+        let waiting = slot.state();
         slot.failed("no memory".to_owned());
         assert!(
             matches!(&*waiting.borrow(), FeatureState::Failed(reason) if reason == "no memory")
         );
-        assert!(cache.begin(picture(1)).is_some());
+        assert!(!is_here(&cache, 1));
+        cache.put(picture(1), file(10));
+        begin(&cache, 1).ready(Bytes::from_static(b"rows"));
+        assert_eq!(cache.lock().bytes, 4);
     }
 }

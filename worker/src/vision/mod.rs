@@ -1,25 +1,30 @@
-//! The vision worker: checks and prepares pictures, encodes them in batches, keeps their features by digest.
+//! The vision worker: checks pictures and keeps them by digest, encodes in batches those whose features are asked for.
 
 mod encoder;
 mod feature_cache;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use inkstone_interface::{description::ModelDescription, picture_geometry::GeometryError};
 use inkstone_model::clip::preprocess::{
-    DecodeLimits, PictureError, PreparedPicture, decode_picture, prepare,
+    DecodeLimits, PictureError, RgbPicture, decode_picture, prepare,
 };
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
 pub use encoder::{Encode, Encoder};
 pub use feature_cache::{FeatureCache, FeatureState};
+use feature_cache::{FeatureSlot, Found, PictureFile};
 
 use crate::executor::PictureDigest;
 
 /// Pictures that are decoded at the same time: each may take 40 megapixels of memory.
 const DECODES_AT_ONCE: usize = 2;
+/// Longest wait for a place in the encoder's queue.
+const QUEUE_DEADLINE: Duration = Duration::from_secs(240);
 
 /// What a vision worker does, without its wire.
 pub struct VisionWorker {
@@ -28,6 +33,9 @@ pub struct VisionWorker {
     encoder: Encoder,
     cache: Arc<FeatureCache>,
     decodes: Semaphore,
+    /// Pictures that may be in [`VisionWorker::put`] at the same time.
+    puts: Semaphore,
+    max_puts: usize,
 }
 
 /// A picture that is good and known.
@@ -53,7 +61,7 @@ pub enum VisionError {
     #[error(transparent)]
     Geometry(#[from] GeometryError),
     /// Too many wait.
-    #[error("{waiting} pictures wait for the encoder already")]
+    #[error("{waiting} pictures wait to be looked at already")]
     QueueFull {
         /// The queue's bound.
         waiting: usize,
@@ -64,12 +72,13 @@ pub enum VisionError {
 }
 
 impl VisionWorker {
-    /// Puts a worker together; `cache` is the one that `encoder` fills.
+    /// Puts a worker together. At most `max_puts` pictures are looked at, or wait for it, at the same time.
     pub fn new(
         description: Arc<ModelDescription>,
         limits: DecodeLimits,
         encoder: Encoder,
         cache: Arc<FeatureCache>,
+        max_puts: usize,
     ) -> Self {
         Self {
             description,
@@ -77,6 +86,8 @@ impl VisionWorker {
             encoder,
             cache,
             decodes: Semaphore::new(DECODES_AT_ONCE),
+            puts: Semaphore::new(max_puts),
+            max_puts,
         }
     }
 
@@ -90,7 +101,7 @@ impl VisionWorker {
         self.limits.max_bytes
     }
 
-    /// Checks a picture, names it, and starts encoding it unless its features are there.
+    /// Checks a picture and names it. Its features are made when they are asked for.
     pub async fn put(
         &self,
         file: Bytes,
@@ -101,24 +112,44 @@ impl VisionWorker {
         if let Some(accepted) = self.cache.accepted(digest) {
             return Ok(accepted);
         }
-        let prepared = self.prepare(file, hd_num).await?;
-        let accepted = AcceptedPicture {
-            digest,
-            num_tokens: prepared.layout().num_tokens,
-            width: prepared.width,
-            height: prepared.height,
+        let full = |_| VisionError::QueueFull {
+            waiting: self.max_puts,
         };
-        if let Some(slot) = self.cache.begin(accepted) {
-            self.encoder
-                .submit(prepared, slot)
-                .inspect_err(|_| self.cache.forget(digest))?;
-        }
+        let _place = self.puts.try_acquire().map_err(full)?;
+        let file = PictureFile {
+            bytes: file,
+            hd_num,
+        };
+        let geometry = self.description.picture;
+        let look = move |picture: &RgbPicture| {
+            let (width, height) = (picture.width(), picture.height());
+            Ok(AcceptedPicture {
+                digest,
+                num_tokens: geometry.layout(width, height, hd_num)?.num_tokens,
+                width,
+                height,
+            })
+        };
+        let accepted = self.decode(file.bytes.clone(), look).await?;
+        self.cache.put(accepted, file);
         Ok(accepted)
     }
 
     /// The features of a picture that was put, encoded for the wire; waits for the encoder. `None`: not here (any more).
-    pub async fn features(&self, digest: PictureDigest) -> Option<Result<Bytes, String>> {
-        let mut state = self.cache.get(digest)?;
+    pub async fn features(
+        self: &Arc<Self>,
+        digest: PictureDigest,
+    ) -> Option<Result<Bytes, String>> {
+        let mut state = match self.cache.find(digest)? {
+            Found::Features(state) => state,
+            Found::File(file, slot) => {
+                let state = slot.state();
+                // On its own: others may follow it when whoever asked first goes away.
+                let worker = Arc::clone(self);
+                tokio::spawn(async move { worker.encode(file, slot).await });
+                state
+            }
+        };
         let settled = state
             .wait_for(|state| !matches!(state, FeatureState::Pending))
             .await;
@@ -127,6 +158,24 @@ impl VisionWorker {
             Ok(FeatureState::Failed(reason)) => Err(reason.clone()),
             Ok(FeatureState::Pending) | Err(_) => Err("the encoder stopped".to_owned()),
         })
+    }
+
+    /// Hands a picture to the encoder. It is decoded a second time: pixels are much larger than the file, and most pictures are
+    /// never encoded twice.
+    async fn encode(&self, file: PictureFile, slot: FeatureSlot) {
+        let place = match tokio::time::timeout(QUEUE_DEADLINE, self.encoder.place()).await {
+            Ok(Some(place)) => place,
+            Ok(None) => return slot.failed("the encoder's thread ended".to_owned()),
+            Err(_) => {
+                return slot.failed(format!("no place at the encoder within {QUEUE_DEADLINE:?}"));
+            }
+        };
+        let (geometry, hd_num) = (self.description.picture, file.hd_num);
+        let prepare = move |picture: &RgbPicture| Ok(prepare(picture, &geometry, hd_num)?);
+        match self.decode(file.bytes, prepare).await {
+            Ok(prepared) => place.take(prepared, slot),
+            Err(error) => slot.failed(error.to_string()),
+        }
     }
 
     /// Two files that differ anywhere, or are prepared in another way or for another model, have other digests.
@@ -138,39 +187,21 @@ impl VisionWorker {
         PictureDigest(*hasher.finalize().as_bytes())
     }
 
-    async fn prepare(&self, file: Bytes, hd_num: u32) -> Result<Prepared, VisionError> {
+    /// Decodes a picture, and makes something of its pixels, off the runtime's threads.
+    async fn decode<T: Send + 'static>(
+        &self,
+        file: Bytes,
+        then: impl FnOnce(&RgbPicture) -> Result<T, VisionError> + Send + 'static,
+    ) -> Result<T, VisionError> {
         let stopping = |error: String| VisionError::NotServing(error);
         let _permit = self
             .decodes
             .acquire()
             .await
             .map_err(|error| stopping(error.to_string()))?;
-        let (limits, geometry) = (self.limits, self.description.picture);
-        tokio::task::spawn_blocking(move || {
-            let picture = decode_picture(&file, &limits)?;
-            let prepared = prepare(&picture, &geometry, hd_num)?;
-            Ok(Prepared {
-                width: picture.width(),
-                height: picture.height(),
-                picture: prepared,
-            })
-        })
-        .await
-        .map_err(|error| stopping(error.to_string()))?
-    }
-}
-
-/// A picture ready for the encoder, with the size it came in.
-struct Prepared {
-    width: u32,
-    height: u32,
-    picture: PreparedPicture,
-}
-
-impl std::ops::Deref for Prepared {
-    type Target = PreparedPicture;
-
-    fn deref(&self) -> &PreparedPicture {
-        &self.picture
+        let limits = self.limits;
+        tokio::task::spawn_blocking(move || then(&decode_picture(&file, &limits)?))
+            .await
+            .map_err(|error| stopping(error.to_string()))?
     }
 }
