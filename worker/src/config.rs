@@ -24,18 +24,32 @@ pub struct LanguageConfig {
     pub world_size: usize,
     /// Which ranks this process runs.
     pub ranks: RankPlacement,
-    /// Positions the KV cache holds; not set: [`default_kv_tokens`](crate::language::default_kv_tokens).
+    /// What runs the model.
+    pub executor: ExecutorSettings,
+    /// Positions the KV cache holds; not set: what fits the memory.
     pub kv_cache_tokens: Option<usize>,
     /// Most rows in one step.
     pub max_step_tokens: usize,
     /// Most sequences that run side by side.
     pub max_running: usize,
-    /// Most sequences that wait.
+    /// Most requests that wait.
     pub max_waiting: usize,
     /// A step, and every wait of a rank for another, ends after this: a hang is a failure.
     pub step_deadline: Duration,
     /// How long the leader waits for its ranks to join, and a rank for its leader.
     pub join_deadline: Duration,
+}
+
+/// What runs the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutorSettings {
+    /// The ranks, with the checkpoint's weights.
+    Device,
+    /// A simulated accelerator for each rank, without weights.
+    Simulated {
+        /// Tokens of every answer; not set: as many as were asked for.
+        answer_tokens: Option<usize>,
+    },
 }
 
 /// Where the ranks of a group run.
@@ -72,13 +86,15 @@ pub struct RankConfig {
 pub struct VisionConfig {
     /// How the model is loaded.
     pub model: ModelSettings,
+    /// What encodes; a simulated one takes pictures and has no features of them.
+    pub executor: ExecutorSettings,
     /// Most bytes of an encoded picture.
     pub max_picture_bytes: usize,
     /// Most pixels of a picture.
     pub max_picture_pixels: u64,
-    /// Pictures that may wait for the encoder; past it PutPicture refuses.
+    /// Pictures that may wait for the encoder, and pictures that PutPicture may look at; past that it refuses.
     pub max_queue: usize,
-    /// Bytes of features that are kept for pictures that come again.
+    /// Bytes of files and features that are kept for pictures that come again.
     pub feature_cache_bytes: usize,
 }
 
@@ -88,6 +104,8 @@ pub const DEFAULT_MAX_STEP_TOKENS: usize = 1024;
 pub const DEFAULT_MAX_RUNNING: usize = 64;
 /// Waiting sequences unless told otherwise.
 pub const DEFAULT_MAX_WAITING: usize = 256;
+/// Steps after which a waiting batch request counts as interactive: on a CPU, some minutes.
+pub const MAX_WAIT_STEPS: usize = 2000;
 /// Step deadline unless told otherwise: the slowest step on a CPU (a 7B prefill chunk) takes tens of seconds.
 pub const DEFAULT_STEP_DEADLINE: Duration = Duration::from_secs(120);
 /// Join deadline unless told otherwise: 7B weights from a slow disk take minutes.

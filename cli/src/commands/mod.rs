@@ -14,7 +14,9 @@ pub(crate) mod worker;
 use std::{future::Future, path::PathBuf, thread};
 
 use inkstone_worker::config as defaults;
-use inkstone_worker::config::{LanguageConfig, ModelSettings, RankPlacement, VisionConfig};
+use inkstone_worker::config::{
+    ExecutorSettings, LanguageConfig, ModelSettings, RankPlacement, VisionConfig,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +46,7 @@ impl EngineArguments {
             model,
             world_size,
             ranks,
+            executor: ExecutorSettings::Device,
             kv_cache_tokens: self.kv_cache_tokens,
             max_step_tokens: self.max_step_tokens,
             max_running: self.max_running,
@@ -57,6 +60,7 @@ impl EngineArguments {
     pub(crate) fn vision(&self, model: ModelSettings) -> VisionConfig {
         VisionConfig {
             model,
+            executor: ExecutorSettings::Device,
             max_picture_bytes: defaults::DEFAULT_MAX_PICTURE_BYTES,
             max_picture_pixels: defaults::DEFAULT_MAX_PICTURE_PIXELS,
             max_queue: defaults::DEFAULT_VISION_QUEUE,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use inkstone_cluster::NodeAddress;
 use inkstone_worker::{
-    config::{RankConfig, RankPlacement},
+    config::{ExecutorSettings, RankConfig, RankPlacement},
     language::serve_language,
     picture_encoder::serve_vision,
     rank_process::run_rank,
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::run_until_stopped;
 use crate::{
-    arguments::{RoleChoice, WorkerArguments},
+    arguments::{ExecutorChoice, RoleChoice, WorkerArguments},
     telemetry::Console,
 };
 
@@ -41,12 +41,19 @@ pub(crate) fn run(arguments: WorkerArguments, console: &Console) -> anyhow::Resu
         .model_settings(model_dir, local_ranks.max(1));
     let step_deadline = Duration::from_secs(arguments.step_deadline);
     let join_deadline = Duration::from_secs(arguments.join_deadline);
+    let executor = match arguments.executor {
+        ExecutorChoice::Device => ExecutorSettings::Device,
+        ExecutorChoice::Simulated => ExecutorSettings::Simulated {
+            answer_tokens: arguments.simulated_answer_tokens,
+        },
+    };
     run_until_stopped(async |shutdown| match (arguments.role, arguments.rank) {
         (RoleChoice::Vision, _) => {
-            let listener = listen(&arguments).await?;
+            let mut config = arguments.engine.vision(settings);
+            config.executor = executor;
             serve_vision(
-                arguments.engine.vision(settings),
-                listener,
+                config,
+                listen(&arguments).await?,
                 shutdown,
                 console.progress(),
             )
@@ -74,8 +81,15 @@ pub(crate) fn run(arguments: WorkerArguments, console: &Console) -> anyhow::Resu
                 },
             };
             let mut config = arguments.engine.language(settings, world_size, ranks);
+            config.executor = match arguments.executor {
+                ExecutorChoice::Device => ExecutorSettings::Device,
+                ExecutorChoice::Simulated => ExecutorSettings::Simulated {
+                    answer_tokens: arguments.simulated_answer_tokens,
+                },
+            };
             config.step_deadline = step_deadline;
             config.join_deadline = join_deadline;
+            config.executor = executor;
             serve_language(
                 config,
                 listen(&arguments).await?,
