@@ -61,10 +61,9 @@ impl Scheduler {
         );
         let holds_blocks =
             !state.reserve.is_empty() || state.sequences.iter().any(Sequence::is_placed);
-        assert_eq!(
-            holds_blocks,
-            state.phase == Phase::Running,
-            "blocks of {}",
+        assert!(
+            !holds_blocks || state.phase == Phase::Running,
+            "{} waits and has blocks",
             state.id
         );
         assert!(

@@ -60,9 +60,7 @@ impl Scheduler {
             self.place_siblings(id, &mut step);
             self.grant_decodes(id, &mut step);
         }
-        if !step.preempted {
-            self.start_waiting(&mut step);
-        }
+        self.start_waiting(&mut step);
         self.grant_chunks(&mut step);
         step
     }
@@ -163,7 +161,8 @@ impl Scheduler {
             .map(|(rank, id)| (*rank, *id))
         {
             let width = self.requests[&id].width();
-            if rows >= step.rows_left || sequences + width > self.limits.max_running {
+            let is_full = sequences + width > self.limits.max_running;
+            if step.preempted || rows >= step.rows_left || is_full {
                 return;
             }
             match self.start(id, sequences, step) {

@@ -1,6 +1,6 @@
 //! Writing the plan of a prepared step, once what the step before it drew is known.
 
-use super::{Prepared, Scheduler};
+use super::{Prepared, Scheduler, prepare::Chunk};
 use crate::{
     Fork, RequestId, SequenceId, Start, StepItem, StepPlan, request_state::RequestState,
     sequence::Sequence,
@@ -52,8 +52,23 @@ impl Notices {
 
 impl Scheduler {
     /// The plan of a prepared step, without what ended or gave way meanwhile; `None` when there is nothing to run and nothing to
-    /// tell. Called when the step before is applied.
+    /// tell before something is submitted, cancelled, or a picture comes. Called when the step before is applied.
     pub fn seal(&mut self, prepared: Prepared) -> Option<StepPlan> {
+        let mut plan = self.write(prepared);
+        // All that was prepared may have ended; and the last request may have given way to itself, to start anew.
+        let mut attempts = 2;
+        while plan.is_none()
+            && attempts > 0
+            && !(self.running.is_empty() && self.waiting.is_empty())
+        {
+            let prepared = self.prepare();
+            plan = self.write(prepared);
+            attempts -= 1;
+        }
+        plan
+    }
+
+    fn write(&mut self, prepared: Prepared) -> Option<StepPlan> {
         let mut plan = StepPlan::default();
         self.notices.tell(&mut plan);
         for (sequence, copy) in prepared.copies {
@@ -61,24 +76,14 @@ impl Scheduler {
                 plan.copies.push(copy);
             }
         }
-        // Chunks are written first, so that no sequence of a request that decodes is taken twice.
-        let mut chunks = Vec::with_capacity(prepared.chunks.len());
-        for chunk in prepared.chunks {
-            let Some(id) = self.owners.get(&chunk.sequence) else {
-                continue;
-            };
-            let state = self.requests.get_mut(id).expect("owners are not over");
-            let at = state.index_of(chunk.sequence);
-            if state.sequences[at].is_placed() {
-                chunks.push(write_item(state, at, chunk.end));
-            }
-        }
         plan.items
-            .reserve_exact(prepared.decodes.len() + chunks.len());
+            .reserve_exact(prepared.decodes.len() + prepared.chunks.len());
         for id in prepared.decodes {
             self.write_decodes(id, &mut plan);
         }
-        plan.items.extend(chunks);
+        for chunk in prepared.chunks {
+            self.write_chunk(&chunk, &mut plan);
+        }
         if plan == StepPlan::default() {
             return None;
         }
@@ -102,6 +107,17 @@ impl Scheduler {
             }
         }
         self.blocks.release_table(&mut state.reserve);
+    }
+
+    fn write_chunk(&mut self, chunk: &Chunk, plan: &mut StepPlan) {
+        let Some(id) = self.owners.get(&chunk.sequence) else {
+            return;
+        };
+        let state = self.requests.get_mut(id).expect("owners are not over");
+        let at = state.index_of(chunk.sequence);
+        if state.sequences[at].is_placed() {
+            plan.items.push(write_item(state, at, chunk.end));
+        }
     }
 
     fn sequence(&self, id: SequenceId) -> Option<&Sequence> {

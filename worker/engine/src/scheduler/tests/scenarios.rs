@@ -1,0 +1,536 @@
+//! What the engine does, case by case.
+
+use super::{STOP, request};
+use crate::*;
+
+fn limits() -> EngineLimits {
+    EngineLimits {
+        num_blocks: 8,
+        max_step_tokens: 40,
+        max_running: 4,
+        max_waiting: 4,
+        max_wait_steps: 3,
+    }
+}
+
+/// Runs a scenario and compares what it prints with `expected`.
+///
+/// `submit ID PROMPT NEW OPTION...` with a prompt like `a20+A5+b3`: 20 tokens of the text a, 5 rows of the picture A, 3 tokens of
+/// b; options `n=2`, `beam=2`, `batch`, `salt=1`, `fetch` (its pictures are not ready) and `logprobs`.
+/// `ready ID`, `cancel ID`; `step TOKEN...`: what each drawing item draws, in order (5 where nothing is said), `a/b` for two
+/// branches or candidates.
+#[track_caller]
+fn check(scenario: &str, expected: &str) {
+    let mut scheduler = Scheduler::new(limits());
+    let mut printed = Vec::new();
+    for line in lines(scenario) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[0] {
+            "submit" => {
+                if let Err(error) = scheduler.submit(parse_request(&words[1..])) {
+                    printed.push(error.to_string());
+                }
+            }
+            "ready" => assert!(scheduler.pictures_ready(RequestId(parse(words[1])))),
+            "cancel" => assert!(scheduler.cancel(RequestId(parse(words[1])))),
+            "step" => printed.push(step(&mut scheduler, &words[1..])),
+            other => panic!("unknown word {other}"),
+        }
+        scheduler.check_integrity();
+    }
+    assert_eq!(
+        printed,
+        lines(expected).collect::<Vec<_>>(),
+        "\n{}",
+        printed.join("\n")
+    );
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+fn parse<T: std::str::FromStr>(word: &str) -> T {
+    word.parse().ok().expect("a number")
+}
+
+fn parse_request(words: &[&str]) -> EngineRequest {
+    let prompt = words[1]
+        .split('+')
+        .filter(|span| !span.is_empty())
+        .map(|span| {
+            let (name, len) = span.split_at(1);
+            let kind = name.as_bytes()[0];
+            if kind.is_ascii_uppercase() {
+                PromptSpan::Picture {
+                    digest: [kind; 32],
+                    num_tokens: parse(len),
+                }
+            } else {
+                PromptSpan::Tokens(
+                    (0..parse::<u32>(len))
+                        .map(|at| u32::from(kind) * 1000 + at)
+                        .collect(),
+                )
+            }
+        });
+    let mut request = request(parse(words[0]), prompt.collect(), parse(words[2]));
+    for option in &words[3..] {
+        match option.split_once('=').unwrap_or((option, "0")) {
+            ("n", n) => request.decoding = Decoding::Sample { branches: parse(n) },
+            ("beam", width) => {
+                request.decoding = Decoding::Beam(BeamParams {
+                    width: parse(width),
+                    num_answers: 1,
+                    length_penalty: 1.0,
+                    early_stopping: false,
+                });
+            }
+            ("batch", _) => request.priority = Priority::Batch,
+            ("salt", salt) => request.cache_salt = [parse(salt); 32],
+            ("fetch", _) => request.pictures_ready = false,
+            ("logprobs", _) => request.prompt_logprobs = true,
+            other => panic!("unknown option {other:?}"),
+        }
+    }
+    request
+}
+
+fn step(scheduler: &mut Scheduler, draws: &[&str]) -> String {
+    let Some(plan) = scheduler.plan() else {
+        let events = scheduler.take_events();
+        return events
+            .iter()
+            .fold("idle".to_owned(), |text, event| text + &print(event));
+    };
+    let drawing = plan
+        .items
+        .iter()
+        .filter_map(|item| Some((item.sequence, item.draw?)));
+    let words = draws.iter().copied().chain(std::iter::repeat("5"));
+    let drawn = drawing
+        .zip(words)
+        .map(|((sequence, draw), word)| (sequence, answer(draw, word)));
+    let rows = plan.items.iter().filter(|item| item.prompt_logprobs);
+    let prompt_logprobs = rows.map(|item| {
+        (
+            item.sequence,
+            vec![Some(DrawnToken::plain(1)); item.num_rows()],
+        )
+    });
+    let output = StepOutput {
+        drawn: drawn.collect(),
+        prompt_logprobs: prompt_logprobs.collect(),
+    };
+    let mut events = scheduler.take_events();
+    events.extend(
+        scheduler
+            .apply(&plan, &output)
+            .expect("the output answers the plan"),
+    );
+    events
+        .iter()
+        .fold(plan.to_string(), |text, event| text + &print(event))
+}
+
+fn answer(draw: Draw, word: &str) -> Drawn {
+    if word == "nan" {
+        return Drawn::Failed(DrawFailure::NotFinite);
+    }
+    let tokens = word.split('/').map(parse);
+    match draw.kind {
+        DrawKind::Tokens { .. } => Drawn::Tokens(tokens.map(DrawnToken::plain).collect()),
+        DrawKind::Candidates { .. } => {
+            let worse = (1..).map(|rank| -(rank as f32));
+            let best = tokens
+                .zip(worse)
+                .map(|(token_id, logprob)| TokenLogprob { token_id, logprob });
+            Drawn::Candidates(best.collect())
+        }
+    }
+}
+
+fn print(event: &Event) -> String {
+    match event {
+        Event::Token { .. }
+        | Event::Started {
+            cached_tokens: 0, ..
+        } => String::new(),
+        Event::Started {
+            request,
+            cached_tokens,
+        } => format!(" | {request} cached {cached_tokens}"),
+        Event::NeedsPictures { request } => format!(" | {request} needs pictures"),
+        Event::PromptLogprobs {
+            request,
+            first,
+            tokens,
+        } => {
+            format!(" | {request} logprobs {first}..{}", first + tokens.len())
+        }
+        Event::Ended {
+            request,
+            branch,
+            reason,
+        } => format!(" | {request}.{branch} {reason:?}"),
+        Event::Beams { request, answers } => format!(" | {request} {:?}", answers[0].token_ids),
+        Event::Failed { request, reason } => format!(" | {request} {reason:?}"),
+    }
+}
+
+#[test]
+fn a_request_runs_from_prefill_to_its_length() {
+    check(
+        "submit 1 a5 3
+         step 10
+         step 11
+         step 12
+         step
+         step",
+        "step 1: start 1 of 1; 1 0..5 draw
+         step 2: 1 +10 5..6 draw
+         step 3: 1 +11 6..7 draw | 1.0 Length
+         step 4: release 1; retire 1
+         idle",
+    );
+}
+
+#[test]
+fn a_stop_token_ends_an_answer() {
+    check(
+        "submit 1 a5 9
+         step 10
+         step 0",
+        "step 1: start 1 of 1; 1 0..5 draw
+         step 2: 1 +10 5..6 draw | 1.0 Stop",
+    );
+}
+
+#[test]
+fn decodes_come_first_and_a_long_prompt_takes_what_is_left() {
+    check(
+        "submit 1 a4 8
+         step 10
+         submit 2 b90 2
+         step 11
+         step 12
+         step 13 20",
+        "step 1: start 1 of 1; 1 0..4 draw
+         step 2: start 2 of 2; 1 +10 4..5 draw; 2 0..39
+         step 3: 1 +11 5..6 draw; 2 39..78
+         step 4: 1 +12 6..7 draw; 2 78..90 draw",
+    );
+}
+
+#[test]
+fn several_prefills_share_a_step() {
+    check(
+        "submit 1 a16 1
+         submit 2 b16 1
+         submit 3 c16 1
+         step 7 8
+         step 9",
+        "step 1: start 1 of 1; start 2 of 2; start 3 of 3; 1 0..16 draw; 2 0..16 draw; 3 0..8 | 1.0 Length | 2.0 Length
+         step 2: release 1; release 2; retire 1; retire 2; 3 8..16 draw | 3.0 Length",
+    );
+}
+
+#[test]
+fn a_request_waits_for_blocks_and_is_not_passed_by_a_shorter_one() {
+    check(
+        "submit 1 a100 4
+         submit 2 b60 1
+         submit 3 c10 1
+         step
+         step
+         step 5
+         cancel 1
+         step
+         step 6 7",
+        "step 1: start 1 of 1; 1 0..40
+         step 2: 1 40..80
+         step 3: 1 80..100 draw
+         step 4: release 1; retire 1; start 2 of 2; 2 0..40
+         step 5: start 3 of 3; 2 40..60 draw; 3 0..10 draw | 2.0 Length | 3.0 Length",
+    );
+}
+
+#[test]
+fn a_second_question_takes_the_cached_blocks_and_one_position_is_always_computed() {
+    check(
+        "submit 1 a32+b3 1
+         step 7
+         submit 2 a32+c3 1
+         submit 3 a32 1
+         step 7 7",
+        "step 1: start 1 of 1; 1 0..35 draw | 1.0 Length
+         step 2: release 1; retire 1; start 2 of 2; start 3 of 3; copy 1>3; 2 32..35 draw; 3 31..32 draw | 2 cached 32 | 3 cached 31 | 2.0 Length | 3.0 Length",
+    );
+}
+
+#[test]
+fn tenants_share_nothing() {
+    check(
+        "submit 1 a32+b3 1
+         step 7
+         submit 2 a32+b3 1 salt=1
+         step 7",
+        "step 1: start 1 of 1; 1 0..35 draw | 1.0 Length
+         step 2: release 1; retire 1; start 2 of 2; 2 0..35 draw | 2.0 Length",
+    );
+}
+
+#[test]
+fn another_question_about_a_picture_computes_only_the_question() {
+    check(
+        "submit 1 a3+A20+b4 2
+         step 7
+         submit 2 a3+A20+c6 1
+         submit 3 a3+B20+b4 1
+         step 7 7 7",
+        "step 1: start 1 of 1; 1 0..27 draw
+         step 2: start 2 of 2; start 3 of 3; copy 1>2; 1 +7 27..28 draw; 2 23..29 draw; 3 0..27 draw | 2 cached 23 | 1.0 Length | 2.0 Length | 3.0 Length",
+    );
+}
+
+#[test]
+fn who_lacks_pictures_holds_nobody_up_and_a_cached_picture_is_not_asked_for() {
+    check(
+        "submit 1 A20+b4 1 fetch
+         submit 2 c5 2
+         step 7
+         ready 1
+         step 7 8
+         submit 3 A20+d4 1 fetch
+         step 7",
+        "step 1: start 2 of 2; 2 0..5 draw | 1 needs pictures
+         step 2: start 1 of 1; 2 +7 5..6 draw; 1 0..24 draw | 2.0 Length | 1.0 Length
+         step 3: release 2; release 1; retire 2; retire 1; start 3 of 3; copy 2>0; 3 20..24 draw | 3 cached 20 | 3.0 Length",
+    );
+}
+
+#[test]
+fn branches_share_the_prompt_and_the_first_to_write_copies() {
+    check(
+        "submit 1 a12 3 n=3
+         step 5/0/6
+         step 7 8
+         step 9 10",
+        "step 1: start 1 of 1; 1 0..12 draw 3 | 1.1 Stop
+         step 2: fork 2 from 1; copy 0>2; 1 +5 12..13 draw; 2 +6 12..13 draw
+         step 3: 1 +7 13..14 draw; 2 +8 13..14 draw | 1.0 Length | 1.2 Length",
+    );
+}
+
+#[test]
+fn a_branch_forks_from_one_that_ended() {
+    check(
+        "submit 1 a20 3 n=2
+         step 0/6
+         step 7
+         step 8",
+        "step 1: start 1 of 1; 1 0..20 draw 2 | 1.0 Stop
+         step 2: fork 2 from 1; 2 +6 20..21 draw
+         step 3: release 1; 2 +7 21..22 draw | 1.1 Length",
+    );
+}
+
+#[test]
+fn beams_fork_and_are_released() {
+    check(
+        "submit 1 a20 3 beam=2
+         step 5/6/7/8
+         step 9/10/11/12 13/14/15/16
+         step 0/3/4/5 0/3/4/5",
+        "step 1: start 1 of 1; 1 0..20 best 4
+         step 2: fork 2 from 1; copy 1>3; 1 +5 20..21 best 4; 2 +6 20..21 best 4
+         step 3: release 2; fork 3 from 1; copy 3>2; 1 +9 21..22 best 4; 3 +10 21..22 best 4 | 1 [5, 9, 0]",
+    );
+}
+
+#[test]
+fn the_youngest_batch_request_gives_way_and_keeps_its_tokens() {
+    check(
+        "submit 1 a46 6
+         submit 2 b32 9 batch
+         submit 3 c14 9
+         step
+         step
+         step
+         step
+         step
+         step
+         step
+         step
+         step
+         step",
+        "step 1: start 1 of 1; 1 0..40
+         step 2: start 3 of 3; start 2 of 2; 1 40..46 draw; 3 0..14 draw; 2 0..20
+         step 3: 1 +5 46..47 draw; 3 +5 14..15 draw; 2 20..32 draw
+         step 4: 1 +5 47..48 draw; 3 +5 15..16 draw; 2 +5 32..33 draw
+         step 5: 1 +5 48..49 draw; 3 +5 16..17 draw
+         step 6: 1 +5 49..50 draw; 3 +5 17..18 draw
+         step 7: 1 +5 50..51 draw; 3 +5 18..19 draw | 1.0 Length
+         step 8: release 1; retire 1; 3 +5 19..20 draw; 2 +5 32..34 draw
+         step 9: 2 +5 34..35 draw; 3 +5 20..21 draw
+         step 10: 2 +5 35..36 draw; 3 +5 21..22 draw | 3.0 Length",
+    );
+}
+
+#[test]
+fn interactive_goes_before_batch() {
+    check(
+        "submit 1 a40 1 batch
+         submit 2 b40 1
+         step
+         step",
+        "step 1: start 2 of 2; 2 0..40 draw | 2.0 Length
+         step 2: release 2; retire 2; start 1 of 1; 1 0..40 draw | 1.0 Length",
+    );
+}
+
+#[test]
+fn a_batch_request_that_waited_long_goes_first() {
+    check(
+        "submit 1 a100 9
+         submit 2 b40 1 batch
+         step
+         step
+         step 10
+         submit 3 c40 1
+         step 11
+         cancel 1
+         step 12",
+        "step 1: start 1 of 1; 1 0..40
+         step 2: 1 40..80
+         step 3: 1 80..100 draw
+         step 4: 1 +10 100..101 draw
+         step 5: release 1; retire 1; start 2 of 2; 2 0..40 draw | 2.0 Length",
+    );
+}
+
+#[test]
+fn a_prompt_with_log_probabilities_is_computed_whole_and_reported_in_order() {
+    check(
+        "submit 1 a50 1
+         step
+         step 7
+         submit 2 a50 1 logprobs
+         step
+         step 7",
+        "step 1: start 1 of 1; 1 0..40
+         step 2: 1 40..50 draw | 1.0 Length
+         step 3: release 1; retire 1; start 2 of 2; 2 0..40 | 2 logprobs 0..41
+         step 4: 2 40..50 draw | 2 logprobs 41..50 | 2.0 Length",
+    );
+}
+
+#[test]
+fn a_cancelled_request_leaves_the_next_plan_and_frees_its_blocks() {
+    check(
+        "submit 1 a5 9
+         submit 2 b5 9
+         step 10 20
+         cancel 1
+         step 21
+         cancel 2
+         step
+         step",
+        "step 1: start 1 of 1; start 2 of 2; 1 0..5 draw; 2 0..5 draw
+         step 2: release 1; retire 1; 2 +20 5..6 draw
+         step 3: release 2; retire 2
+         idle",
+    );
+}
+
+#[test]
+fn logits_that_are_not_finite_end_only_their_request() {
+    check(
+        "submit 1 a5 9
+         submit 2 b5 9
+         step nan 20
+         step 21",
+        "step 1: start 1 of 1; start 2 of 2; 1 0..5 draw; 2 0..5 draw | 1 NotFinite
+         step 2: release 1; retire 1; 2 +20 5..6 draw",
+    );
+}
+
+#[test]
+fn what_cannot_be_taken_is_refused_with_the_limit() {
+    check(
+        "submit 1 a128 2
+         submit 2 a0 2
+         submit 2 a1 1 n=5
+         submit 2 a100 4 n=2
+         submit 2 a1 1
+         submit 2 a1 1
+         submit 3 a1 1
+         submit 4 a1 1
+         submit 5 a1 1
+         submit 6 a1 1",
+        "a sequence may grow to 130 tokens, the KV cache holds 128
+         a request needs at least one prompt token and one token to draw
+         5 answers or beams are wanted, the limit is 4
+         2 sequences of up to 104 tokens want 16 blocks, the KV cache has 8
+         a request of this name runs already
+         4 requests wait already, the limit is 4",
+    );
+}
+
+#[test]
+fn an_output_for_another_sequence_is_refused() {
+    let mut scheduler = Scheduler::new(limits());
+    let prompt = vec![PromptSpan::Tokens(vec![1; 5])];
+    scheduler.submit(request(1, prompt, 9)).expect("room");
+    let plan = scheduler.plan().expect("work");
+    let answer = Drawn::Tokens(vec![DrawnToken::plain(STOP)]);
+    let output = StepOutput {
+        drawn: vec![(SequenceId(9), answer)],
+        ..StepOutput::default()
+    };
+    let error = scheduler
+        .apply(&plan, &output)
+        .expect_err("the wrong sequence");
+    assert_eq!(
+        error.to_string(),
+        "step 1 should draw [1 draws 1], the executor gave [9 draws 1]"
+    );
+}
+
+#[test]
+fn plans_that_differ_anywhere_have_other_hashes() {
+    let plan = |token, block, draw| StepPlan {
+        step: 3,
+        items: vec![StepItem {
+            sequence: SequenceId(1),
+            appended: token,
+            start: 4,
+            end: 5,
+            draw,
+            prompt_logprobs: false,
+            block_table: vec![BlockId(block)],
+        }],
+        ..StepPlan::default()
+    };
+    let best = Some(Draw {
+        token_index: 2,
+        kind: DrawKind::Candidates { count: 4 },
+    });
+    let base = plan(Some(1), 1, best).content_hash();
+    assert_eq!(base, plan(Some(1), 1, best).content_hash());
+    assert_ne!(base, plan(None, 1, best).content_hash());
+    assert_ne!(base, plan(Some(1), 2, best).content_hash());
+    assert_ne!(base, plan(Some(1), 1, None).content_hash());
+    let copies = vec![BlockCopy {
+        from: BlockId(1),
+        to: BlockId(2),
+    }];
+    assert_ne!(
+        base,
+        StepPlan {
+            copies,
+            ..plan(Some(1), 1, best)
+        }
+        .content_hash()
+    );
+}
