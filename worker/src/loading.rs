@@ -71,9 +71,9 @@ pub(crate) fn vocabulary_in(
     checkpoint: &Checkpoint,
 ) -> anyhow::Result<Arc<ConstraintVocabulary>> {
     let tokenizer = Tokenizer::read(model_dir)?;
-    let stop_token_ids = &checkpoint.description().stop_token_ids;
+    let stop_token_ids = tokenizer.stop_token_ids();
     let num_tokens = checkpoint.config().vocab_size;
-    ConstraintVocabulary::new(&tokenizer, num_tokens, stop_token_ids)
+    ConstraintVocabulary::new(&tokenizer, num_tokens, &stop_token_ids)
         .map(Arc::new)
         .map_err(anyhow::Error::msg)
 }
