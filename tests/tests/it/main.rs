@@ -1,5 +1,5 @@
 //! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` real processes,
-//! `eval` what the evaluation prints, `tidy` the rules of the house.
+//! `eval` and `bench` what those commands print, `tidy` the rules of the house.
 
 #![allow(
     clippy::print_stdout,
@@ -7,6 +7,7 @@
     reason = "tests say what they ran and what they skipped"
 )]
 
+mod bench;
 mod cluster_fixture;
 mod end_to_end;
 mod eval;

@@ -293,12 +293,16 @@ impl Cluster {
             &streams,
         ];
         let mut coordinator = Process::start("coordinator", &coordinator.map(str::to_owned))?;
-        let address = format!("http://{}", coordinator.address("coordinator ready").await?);
+        let address = tokio::select! {
+            address = coordinator.address("coordinator ready") => address?,
+            error = language.ended() => return Err(error),
+            error = vision.ended() => return Err(error),
+        };
         Ok(Self {
             coordinator,
             language,
             _vision: vision,
-            address,
+            address: format!("http://{address}"),
         })
     }
 }

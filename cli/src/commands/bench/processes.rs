@@ -67,6 +67,15 @@ impl Process {
         found.with_context(|| format!("the {} ended: {last}", self.name))
     }
 
+    /// Waits until it ends, and says so with its last words.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        let mut last = String::new();
+        while let Some(line) = self.lines.recv().await {
+            last = line;
+        }
+        anyhow::anyhow!("the {} ended: {last}", self.name)
+    }
+
     /// Processor time of all its threads, in user and kernel mode.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
         let file = format!("/proc/{}/stat", self.child.id());
