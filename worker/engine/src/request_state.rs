@@ -254,7 +254,9 @@ impl RequestState {
     /// Sequences that the step in flight forks: at a block's edge each needs a new block, elsewhere all but one copy the block that
     /// they share.
     fn demand_of_forks(&self, rows: usize) -> DecodeDemand {
-        let at_edge = self.sequences[0].len(&self.prompt) % BLOCK_TOKENS == 0;
+        let at_edge = self.sequences[0]
+            .len(&self.prompt)
+            .is_multiple_of(BLOCK_TOKENS);
         DecodeDemand {
             rows,
             blocks: if at_edge {

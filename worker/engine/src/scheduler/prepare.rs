@@ -5,6 +5,7 @@ use crate::{
     BlockCopy, Event, RequestId, SequenceId,
     block_manager::{BlockManager, CachedPrefix},
     request_state::{Phase, Rank},
+    sequence::Sequence,
 };
 
 /// A step that was decided on, to be sealed when the step in flight is applied.
@@ -18,6 +19,11 @@ pub struct Prepared {
     pub(super) copies: Vec<(SequenceId, BlockCopy)>,
     /// Rows that nobody has yet.
     rows_left: usize,
+    /// Requests with positions to prefill, and how many positions.
+    prefills: Vec<(Rank, RequestId)>,
+    prefill_left: usize,
+    /// Sequences that run, as requests count.
+    running: usize,
     /// Whether a request gave way: then no other starts in this step.
     preempted: bool,
 }
@@ -48,34 +54,42 @@ impl Scheduler {
             chunks: Vec::new(),
             copies: Vec::new(),
             rows_left: self.limits.max_step_tokens,
+            prefills: Vec::new(),
+            prefill_left: 0,
+            running: 0,
             preempted: false,
         };
         let running: Vec<(Rank, RequestId)> =
             self.running.iter().map(|(rank, id)| (*rank, *id)).collect();
         for (rank, id) in running {
             // Those that gave way are the last ones: nobody runs behind them.
-            if !self.running.contains_key(&rank) {
+            if step.preempted && !self.running.contains_key(&rank) {
                 break;
             }
-            self.place_siblings(id, &mut step);
-            self.grant_decodes(id, &mut step);
+            self.grant_decodes(rank, id, &mut step);
         }
         self.start_waiting(&mut step);
         self.grant_chunks(&mut step);
         step
     }
 
-    /// Rows for a request's decoding sequences, and the blocks they may need.
-    fn grant_decodes(&mut self, id: RequestId, step: &mut Prepared) {
-        let Some(state) = self
-            .requests
-            .get(&id)
-            .filter(|state| state.phase == Phase::Running)
-        else {
+    /// Rows for a request's decoding sequences, and the blocks they may need. Takes down what the request leaves to do.
+    fn grant_decodes(&mut self, rank: Rank, id: RequestId, step: &mut Prepared) {
+        if !self.requests[&id].sequences.iter().all(Sequence::is_placed) {
+            self.place_siblings(id, step);
+        }
+        let state = &self.requests[&id];
+        let (demand, width) = (state.decode_demand(&self.blocks), state.width());
+        let prefill_left = state.prefill_left();
+        if state.phase != Phase::Running || !self.make_available(demand.blocks, id, step) {
             return;
-        };
-        let demand = state.decode_demand(&self.blocks);
-        if demand.rows == 0 || !self.make_available(demand.blocks, id, step) {
+        }
+        step.running += width;
+        if prefill_left > 0 {
+            step.prefill_left += prefill_left;
+            step.prefills.push((rank, id));
+        }
+        if demand.rows == 0 {
             return;
         }
         // No more sequences run than a step has rows.
@@ -95,13 +109,11 @@ impl Scheduler {
     /// tokens, the next finds in the cache what they share.
     fn place_siblings(&mut self, id: RequestId, step: &mut Prepared) {
         let state = &self.requests[&id];
-        let Some(next) = state
+        let next = state
             .sequences
             .iter()
-            .position(|sequence| !sequence.is_placed())
-        else {
-            return;
-        };
+            .position(|sequence| !sequence.is_placed());
+        let next = next.expect("asked for by the caller");
         let is_computed = |at: usize| {
             let sequence = &state.sequences[at];
             sequence.computed + 1 >= sequence.len(&state.prompt)
@@ -148,32 +160,23 @@ impl Scheduler {
     /// prompt may come to be cached.
     fn start_waiting(&mut self, step: &mut Prepared) {
         self.promote();
-        let mut sequences = 0;
-        let mut rows = 0;
-        for id in self.running.values() {
-            let state = &self.requests[id];
-            sequences += state.width();
-            rows += state.prefill_left();
-        }
         while let Some((rank, id)) = self
             .waiting
             .first_key_value()
             .map(|(rank, id)| (*rank, *id))
         {
             let width = self.requests[&id].width();
-            let is_full = sequences + width > self.limits.max_running;
-            if step.preempted || rows >= step.rows_left || is_full {
+            let is_full = step.running + width > self.limits.max_running;
+            if step.preempted || step.prefill_left >= step.rows_left || is_full {
                 return;
             }
-            match self.start(id, sequences, step) {
+            match self.start(id, step) {
                 Start::NoRoom => return,
                 Start::LacksPictures => self.park(id),
                 Start::Placed => {
                     self.waiting.remove(&rank);
                     self.running.insert(rank, id);
-                    sequences += width;
-                    rows += self.requests[&id].prefill_left();
-                    self.grant_decodes(id, step);
+                    self.grant_decodes(rank, id, step);
                 }
             }
         }
@@ -200,8 +203,8 @@ impl Scheduler {
     }
 
     /// Places a request's first sequence if all its sequences find room, counting that they share the prompt, and beside it a
-    /// block is left for each of the `running` sequences to grow into: else the next steps would take the room back.
-    fn start(&mut self, id: RequestId, running: usize, step: &mut Prepared) -> Start {
+    /// block is left for each running sequence to grow into: else the next steps would take the room back.
+    fn start(&mut self, id: RequestId, step: &mut Prepared) -> Start {
         let (found, wanted) = self.find_prefix(id, 0);
         let state = &self.requests[&id];
         if state.lacks_pictures(found.num_tokens) {
@@ -210,7 +213,7 @@ impl Scheduler {
         let tails = state.sequences[1..].iter().map(|sequence| {
             BlockManager::blocks_for(sequence.len(&state.prompt)) - state.prompt.num_full_blocks()
         });
-        if wanted + tails.sum::<usize>() + running > self.blocks.available_beside(&found) {
+        if wanted + tails.sum::<usize>() + step.running > self.blocks.available_beside(&found) {
             return Start::NoRoom;
         }
         let state = self.requests.get_mut(&id).expect("it waits");
@@ -248,7 +251,8 @@ impl Scheduler {
 
     /// Prefill chunks, in the order of the running requests.
     fn grant_chunks(&self, step: &mut Prepared) {
-        for id in self.running.values() {
+        step.prefills.sort_unstable();
+        for (_, id) in &step.prefills {
             let state = &self.requests[id];
             for sequence in &state.sequences {
                 let rows = sequence.prefill_left(&state.prompt).min(step.rows_left);
