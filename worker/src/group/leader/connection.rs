@@ -202,22 +202,19 @@ impl Drop for ConnectionEvents {
 impl Outbox {
     /// Puts events, in order, and leaves `events` empty. `false`: too many lie unread, and the connection has ended.
     pub(super) fn push(&self, events: &mut Vec<Told>) -> bool {
-        let has_room = {
-            let mut state = self.lock();
-            let has_room = state.unread.len() + events.len() <= MAX_UNREAD_EVENTS;
-            if !has_room {
-                state.end = Some(Err(format!(
-                    "{MAX_UNREAD_EVENTS} events lie unread: the reader is too slow"
-                )));
-            }
-            if state.end.is_none() {
-                state.unread.append(events);
-            }
-            has_room
-        };
+        let mut state = self.lock();
+        if state.unread.len() + events.len() > MAX_UNREAD_EVENTS {
+            let reason = format!("{MAX_UNREAD_EVENTS} events lie unread: the reader is too slow");
+            state.end.get_or_insert(Err(reason));
+        }
+        let is_open = state.end.is_none();
+        if is_open {
+            state.unread.append(events);
+        }
+        drop(state);
         events.clear();
         self.changed.notify_one();
-        has_room
+        is_open
     }
 
     /// Nothing follows.

@@ -8,18 +8,21 @@ use std::{
     time::Duration,
 };
 
-use inkstone_engine::{Sampled, StepOutput, StepPlan};
-use inkstone_model::sampling::SamplingParams;
+use inkstone_engine::{Draw, DrawKind, Drawn, DrawnToken, EndReason, Priority, StepOutput};
+use inkstone_model::clip::PictureFeatures;
 
 use super::*;
-use crate::executor::{ExecutorError, PromptPart};
+use crate::executor::{ExecutorError, PictureDigest, SequenceSampling};
 
 const STOP: u32 = 2;
+/// A real step takes a while; without it a test could not cancel in the middle.
+const STEP: Duration = Duration::from_millis(1);
 
 /// Draws the number of the token; keeps what it was told.
 #[derive(Default)]
 struct Scripted {
     fail_at_step: Option<u64>,
+    running: Option<Arc<StepPlan>>,
     seen: Arc<Seen>,
 }
 
@@ -27,146 +30,393 @@ struct Scripted {
 struct Seen {
     admitted: AtomicUsize,
     steps: AtomicUsize,
-    released: Mutex<Vec<SequenceId>>,
+    retired: AtomicUsize,
+    pictures: AtomicUsize,
+    /// Positions that were computed, over all steps.
+    rows: AtomicUsize,
 }
 
 impl Executor for Scripted {
-    fn admit(&mut self, _: Arc<SequenceSetup>) -> Result<(), ExecutorError> {
+    fn admit(&mut self, _: Arc<RequestSetup>) -> Result<(), ExecutorError> {
         self.seen.admitted.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
-    fn execute(&mut self, plan: Arc<StepPlan>) -> Result<StepOutput, ExecutorError> {
+    fn pictures(
+        &mut self,
+        _: RequestId,
+        pictures: Vec<Arc<EncodedPicture>>,
+    ) -> Result<(), ExecutorError> {
+        self.seen
+            .pictures
+            .fetch_add(pictures.len(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn start(&mut self, plan: Arc<StepPlan>) -> Result<(), ExecutorError> {
+        assert!(self.running.is_none(), "one step at a time");
         self.seen.steps.fetch_add(1, Ordering::SeqCst);
-        self.seen.released.lock().unwrap().extend(&plan.released);
+        self.seen
+            .retired
+            .fetch_add(plan.retired.len(), Ordering::SeqCst);
+        self.seen.rows.fetch_add(plan.num_rows(), Ordering::SeqCst);
+        self.running = Some(plan);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepOutput, ExecutorError> {
+        let plan = self.running.take().expect("a step runs");
         if self.fail_at_step == Some(plan.step) {
-            return Err(ExecutorError::RankGone { rank: 1 });
+            return Err(ExecutorError::RankGone {
+                rank: 1,
+                reason: "it was killed".to_owned(),
+            });
         }
-        // A real step takes a while; without it a test could not cancel in the middle.
-        thread::sleep(Duration::from_millis(1));
-        let draw = |index: usize| Sampled::Token(100 + index as u32);
+        thread::sleep(STEP);
+        let draw = |draw: Draw| match draw.kind {
+            DrawKind::Tokens { branches, .. } => {
+                let token = DrawnToken::plain(100 + draw.token_index as u32);
+                Drawn::Tokens(vec![token; branches])
+            }
+            DrawKind::Candidates { .. } => panic!("no beams here"),
+        };
         let items = plan.items.iter();
-        let sampled = items.filter_map(|item| {
-            item.work
-                .samples()
-                .map(|index| (item.sequence, draw(index)))
-        });
+        let drawn = items.filter_map(|item| item.draw.map(|d| (item.sequence, draw(d))));
         Ok(StepOutput {
-            sampled: sampled.collect(),
+            drawn: drawn.collect(),
+            prompt_logprobs: Vec::new(),
         })
     }
 }
 
-fn start(executor: Scripted) -> (Leader, Arc<Seen>) {
-    let seen = Arc::clone(&executor.seen);
-    let limits = EngineLimits {
+/// Gives each picture after a while, except those it does not have.
+#[derive(Clone, Default)]
+struct Shelf {
+    fetches: Arc<Mutex<Vec<Vec<PictureDigest>>>>,
+    missing: Option<PictureDigest>,
+}
+
+impl PictureSource for Shelf {
+    fn fetch(
+        &self,
+        pictures: Vec<PictureRef>,
+    ) -> BoxFuture<'static, Result<Vec<Arc<EncodedPicture>>, FetchError>> {
+        let digests = pictures.iter().map(|picture| picture.digest).collect();
+        self.fetches.lock().unwrap().push(digests);
+        let missing = self.missing;
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let give = |picture: PictureRef| match missing == Some(picture.digest) {
+                true => Err(FetchError::Missing {
+                    address: picture.vision_address,
+                    digest: picture.digest,
+                }),
+                false => Ok(Arc::new(EncodedPicture {
+                    digest: picture.digest,
+                    features: PictureFeatures::new(
+                        picture.num_tokens,
+                        1,
+                        vec![0.0; picture.num_tokens],
+                    ),
+                })),
+            };
+            pictures.into_iter().map(give).collect()
+        })
+    }
+}
+
+fn limits() -> EngineLimits {
+    EngineLimits {
         num_blocks: 64,
         max_step_tokens: 64,
         max_running: 4,
         max_waiting: 8,
+        max_wait_steps: 100,
+    }
+}
+
+fn start(executor: Scripted) -> (Leader, Arc<Seen>) {
+    start_with(executor, Shelf::default())
+}
+
+fn start_with(executor: Scripted, shelf: Shelf) -> (Leader, Arc<Seen>) {
+    let seen = Arc::clone(&executor.seen);
+    let leader = Leader::start(limits(), Box::new(executor), Box::new(shelf)).unwrap();
+    (leader, seen)
+}
+
+fn text(handle: u64, prompt_tokens: u32, max_new_tokens: usize) -> Submission {
+    let first = 1000 * handle as u32;
+    Submission {
+        handle,
+        prompt: vec![PromptPart::Tokens((first..first + prompt_tokens).collect())],
+        pictures: Vec::new(),
+        sampling: SequenceSampling::default(),
+        stop_token_ids: vec![STOP],
+        cache_salt: [0; 32],
+        decoding: Decoding::Sample { branches: 1 },
+        max_new_tokens,
+        priority: Priority::Interactive,
+        prompt_logprobs: false,
+    }
+}
+
+/// A question about a picture of 48 positions.
+fn question(handle: u64, picture: u8) -> Submission {
+    let digest = PictureDigest([picture; 32]);
+    let num_tokens = 48;
+    let words = (0..4).map(|word| 1000 * handle as u32 + word).collect();
+    Submission {
+        prompt: vec![
+            PromptPart::Picture { digest, num_tokens },
+            PromptPart::Tokens(words),
+        ],
+        pictures: vec![PictureRef {
+            digest,
+            num_tokens,
+            vision_address: "http://127.0.0.1:1".to_owned(),
+        }],
+        ..text(handle, 0, 3)
+    }
+}
+
+/// Reads until the answers of `handles` are over; gives what each was told.
+async fn hear(events: &mut ConnectionEvents, handles: &[u64]) -> HashMap<u64, Vec<OwnerEvent>> {
+    let mut heard: HashMap<u64, Vec<OwnerEvent>> = HashMap::new();
+    let mut left = handles.len();
+    let is_last = |event: &OwnerEvent| {
+        matches!(event, OwnerEvent::Ended { .. } | OwnerEvent::Refused { .. })
     };
-    (Leader::start(limits, Box::new(executor)).unwrap(), seen)
+    while left > 0 {
+        let next = tokio::time::timeout(Duration::from_secs(20), events.next());
+        let told = next.await.expect("events come").expect("it goes on");
+        for told in told.expect("the connection holds") {
+            left -= usize::from(is_last(&told.event) && handles.contains(&told.handle));
+            heard.entry(told.handle).or_default().push(told.event);
+        }
+    }
+    heard
 }
 
-fn setup(handle: &LeaderHandle, prompt_tokens: usize) -> SequenceSetup {
-    SequenceSetup {
-        id: handle.new_sequence_id(),
-        prompt: vec![PromptPart::Tokens(vec![5; prompt_tokens])],
-        sampling: SamplingParams::default(),
+fn token(index: usize) -> OwnerEvent {
+    OwnerEvent::Token {
+        branch: 0,
+        index,
+        token: DrawnToken::plain(100 + index as u32),
     }
 }
 
-async fn drain(mut events: mpsc::Receiver<SequenceEvent>) -> Vec<SequenceEvent> {
-    let mut all = Vec::new();
-    while let Some(event) = events.recv().await {
-        all.push(event);
-    }
-    all
+fn tokens_in(events: &[OwnerEvent]) -> usize {
+    let is_token = |event: &&OwnerEvent| matches!(event, OwnerEvent::Token { .. });
+    events.iter().filter(is_token).count()
+}
+
+async fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let wait = async {
+        while !done() {
+            tokio::time::sleep(STEP).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap_or_else(|_| panic!("waited for: {what}"));
 }
 
 #[tokio::test]
-async fn tokens_come_once_in_order_and_the_end_comes_last() {
+async fn what_happens_comes_once_in_order_and_the_end_comes_last() {
     let (leader, _) = start(Scripted::default());
-    let handle = leader.handle();
-    let events = handle
-        .submit(setup(&handle, 5), 3, vec![STOP])
-        .await
-        .unwrap();
-    let token = |index: usize| SequenceEvent::Token {
-        index,
-        token_id: 100 + index as u32,
-    };
+    let (connection, mut events) = leader.handle().connect().await;
+    connection.submit(text(7, 5, 3)).await;
+    let heard = hear(&mut events, &[7]).await;
     let wanted = [
+        OwnerEvent::Accepted,
+        OwnerEvent::Started { cached_tokens: 0 },
         token(0),
         token(1),
         token(2),
-        SequenceEvent::Ended(EndReason::Length),
+        OwnerEvent::Ended {
+            branch: 0,
+            reason: EndReason::Length,
+        },
     ];
-    assert_eq!(drain(events).await, wanted);
+    assert_eq!(heard[&7], wanted);
 }
 
 #[tokio::test]
-async fn many_sequences_run_side_by_side() {
+async fn a_request_ends_with_the_last_of_its_answers() {
+    let (leader, _) = start(Scripted::default());
+    let (connection, mut events) = leader.handle().connect().await;
+    let decoding = Decoding::Sample { branches: 3 };
+    connection.submit(Submission { decoding, ..text(1, 20, 4) }).await;
+    connection.submit(text(2, 5, 30)).await;
+    let heard = hear(&mut events, &[1, 1, 1, 2]).await;
+    assert_eq!(tokens_in(&heard[&1]), 3 * 4);
+    assert_eq!(tokens_in(&heard[&2]), 30);
+}
+
+#[tokio::test]
+async fn requests_of_a_connection_share_steps_and_messages() {
     let (leader, seen) = start(Scripted::default());
-    let handle = leader.handle();
-    let mut streams = Vec::new();
-    for _ in 0..4 {
-        streams.push(handle.submit(setup(&handle, 5), 20, vec![]).await.unwrap());
+    let (connection, mut events) = leader.handle().connect().await;
+    for handle in 1..=4 {
+        connection.submit(text(handle, 5, 20)).await;
     }
-    for events in streams {
-        assert_eq!(drain(events).await.len(), 21);
+    let mut messages = 0;
+    let mut ended = 0;
+    while ended < 4 {
+        let told = events.next().await.unwrap().unwrap();
+        messages += 1;
+        let is_end = |told: &&Told| matches!(told.event, OwnerEvent::Ended { .. });
+        ended += told.iter().filter(is_end).count();
     }
     let steps = seen.steps.load(Ordering::SeqCst);
     assert!(steps < 4 * 20, "{steps} steps: they did not share any");
+    assert!(messages <= steps + 6, "{messages} messages of {steps} steps");
 }
 
 #[tokio::test]
-async fn a_dropped_receiver_ends_its_sequence_within_a_step() {
+async fn a_cancelled_request_ends_within_a_step_and_others_go_on() {
     let (leader, seen) = start(Scripted::default());
     let handle = leader.handle();
-    let setup = setup(&handle, 5);
-    let id = setup.id;
-    let mut events = handle.submit(setup, 1000, vec![]).await.unwrap();
-    events.recv().await.unwrap();
+    let (connection, mut events) = handle.connect().await;
+    connection.submit(text(1, 5, 900)).await;
+    connection.submit(text(2, 5, 200)).await;
+    while tokens_in(&hear_some(&mut events).await) == 0 {}
+    connection.cancel(1).await;
+    wait_until("its end", || seen.retired.load(Ordering::SeqCst) == 1).await;
+    let heard = hear(&mut events, &[2]).await;
+    let after = heard.get(&1).map_or(0, |events| tokens_in(events));
+    assert!(after < 100, "{after} tokens after the cancel");
+    // The handle is free again.
+    connection.submit(text(1, 5, 2)).await;
+    assert_eq!(tokens_in(&hear(&mut events, &[1]).await[&1]), 2);
+}
+
+async fn hear_some(events: &mut ConnectionEvents) -> Vec<OwnerEvent> {
+    let told = events.next().await.unwrap().unwrap();
+    told.into_iter().map(|told| told.event).collect()
+}
+
+#[tokio::test]
+async fn a_dropped_connection_ends_its_requests_within_a_step() {
+    let (leader, seen) = start(Scripted::default());
+    let handle = leader.handle();
+    let (connection, mut events) = handle.connect().await;
+    for name in 1..=3 {
+        connection.submit(text(name, 5, 900)).await;
+    }
+    while tokens_in(&hear_some(&mut events).await) == 0 {}
     drop(events);
     let before = seen.steps.load(Ordering::SeqCst);
-    while !seen.released.lock().unwrap().contains(&id) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(
-            seen.steps.load(Ordering::SeqCst) < before + 50,
-            "it still runs"
-        );
-    }
-    // The load is told after the step that released it.
-    let idle = async {
-        while handle.load().running > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), idle)
-        .await
-        .expect("its place is free");
+    wait_until("their end", || seen.retired.load(Ordering::SeqCst) == 3).await;
+    let steps = seen.steps.load(Ordering::SeqCst) - before;
+    assert!(steps < 100, "they ran for {steps} steps more");
+    // The load is told after the step that released them.
+    wait_until("an empty engine", || {
+        handle.load().running + handle.load().waiting == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_input_ended_ends_with_its_last_request() {
+    let (leader, _) = start(Scripted::default());
+    let (connection, mut events) = leader.handle().connect().await;
+    connection.submit(text(1, 5, 10)).await;
+    connection.end_input().await;
+    assert_eq!(tokens_in(&hear(&mut events, &[1]).await[&1]), 10);
+    assert!(events.next().await.is_none());
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_nothing_is_lost() {
     let (leader, _) = start(Scripted::default());
-    let handle = leader.handle();
-    let mut streams = Vec::new();
-    let refused = loop {
-        match handle.submit(setup(&handle, 5), 200, vec![]).await {
-            Ok(events) => streams.push(events),
-            Err(error) => break error,
-        }
-        assert!(streams.len() < 20);
-    };
-    assert!(matches!(
-        refused,
-        RefusedError::Limits(SubmitError::QueueFull { limit: 8, .. })
-    ));
-    for events in streams {
-        assert_eq!(drain(events).await.len(), 201);
+    let (connection, mut events) = leader.handle().connect().await;
+    let handles: Vec<u64> = (1..=20).collect();
+    for handle in &handles {
+        connection.submit(text(*handle, 5, 200)).await;
     }
+    let heard = hear(&mut events, &handles).await;
+    let is_busy = |events: &&Vec<OwnerEvent>| {
+        let refused = |event: &OwnerEvent| {
+            let busy = Refusal::Busy;
+            matches!(event, OwnerEvent::Refused { reason, .. } if *reason == busy)
+        };
+        events.iter().all(refused)
+    };
+    let refused = heard.values().filter(is_busy).count();
+    assert!((1..=12).contains(&refused), "{refused} refused");
+    let whole = heard.values().filter(|events| tokens_in(events) == 200);
+    assert_eq!(whole.count() + refused, 20);
+}
+
+#[tokio::test]
+async fn a_request_that_is_wrong_is_refused_alone() {
+    let (leader, seen) = start(Scripted::default());
+    let (connection, mut events) = leader.handle().connect().await;
+    connection.submit(text(1, 5, 50)).await;
+    connection.submit(text(2, 5, 100_000)).await;
+    connection.submit(text(1, 5, 1)).await;
+    let decoding = Decoding::Sample { branches: 9 };
+    connection.submit(Submission { decoding, ..text(3, 5, 1) }).await;
+    let mut refused = Vec::new();
+    let mut tokens = 0;
+    while tokens < 50 || refused.len() < 3 {
+        for told in events.next().await.unwrap().unwrap() {
+            match told.event {
+                OwnerEvent::Refused { reason, message } => {
+                    assert_eq!(reason, Refusal::Invalid, "{message}");
+                    refused.push(told.handle);
+                }
+                OwnerEvent::Token { .. } => tokens += 1,
+                _ => {}
+            }
+        }
+    }
+    refused.sort_unstable();
+    assert_eq!(refused, [1, 2, 3]);
+    assert_eq!(seen.admitted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_second_question_about_a_picture_fetches_nothing() {
+    let shelf = Shelf::default();
+    let (leader, seen) = start_with(Scripted::default(), shelf.clone());
+    let (connection, mut events) = leader.handle().connect().await;
+    connection.submit(question(1, 9)).await;
+    hear(&mut events, &[1]).await;
+    let rows = seen.rows.load(Ordering::SeqCst);
+    assert_eq!(rows, 48 + 4 + 2, "all of the prompt, and two tokens");
+    connection.submit(question(2, 9)).await;
+    let heard = hear(&mut events, &[2]).await;
+    let started = OwnerEvent::Started { cached_tokens: 48 };
+    assert!(heard[&2].contains(&started), "{:?}", heard[&2]);
+    assert_eq!(seen.rows.load(Ordering::SeqCst) - rows, 4 + 2);
+    assert_eq!(shelf.fetches.lock().unwrap().len(), 1);
+    assert_eq!(seen.pictures.load(Ordering::SeqCst), 1);
+    // Another picture, of the same size, is not that one.
+    connection.submit(question(3, 8)).await;
+    let heard = hear(&mut events, &[3]).await;
+    assert!(heard[&3].contains(&OwnerEvent::Started { cached_tokens: 0 }));
+    assert_eq!(shelf.fetches.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_picture_that_is_gone_refuses_its_request_and_no_other() {
+    let shelf = Shelf {
+        missing: Some(PictureDigest([9; 32])),
+        ..Shelf::default()
+    };
+    let (leader, _) = start_with(Scripted::default(), shelf);
+    let (connection, mut events) = leader.handle().connect().await;
+    connection.submit(question(1, 9)).await;
+    connection.submit(question(2, 8)).await;
+    let heard = hear(&mut events, &[1, 2]).await;
+    let Some(OwnerEvent::Refused { reason, message }) = heard[&1].last() else {
+        panic!("wanted a refusal, found {:?}", heard[&1]);
+    };
+    assert_eq!(*reason, Refusal::FeaturesMissing, "{message}");
+    assert_eq!(tokens_in(&heard[&2]), 3);
 }
 
 #[tokio::test]
@@ -176,20 +426,64 @@ async fn a_failed_step_tells_every_owner_and_refuses_new_work() {
         ..Scripted::default()
     });
     let handle = leader.handle();
-    let events = handle.submit(setup(&handle, 5), 100, vec![]).await.unwrap();
-    let last = drain(events).await.pop().unwrap();
+    let (connection, mut events) = handle.connect().await;
+    connection.submit(text(1, 5, 100)).await;
+    connection.submit(text(2, 5, 100)).await;
+    let heard = hear(&mut events, &[1, 2]).await;
+    for events in heard.values() {
+        let last = events.last().unwrap();
+        assert!(
+            matches!(last, OwnerEvent::Refused { reason: Refusal::NotServing, message } if message.contains("rank 1 is gone")),
+            "{last:?}"
+        );
+    }
+    assert!(matches!(events.next().await, Some(Err(_))));
+    assert!(events.next().await.is_none());
+    let status = handle.status().borrow().clone();
     assert_eq!(
-        last,
-        SequenceEvent::GroupFailed("rank 1 is gone".to_owned())
+        status,
+        GroupStatus::Failed("rank 1 is gone: it was killed".to_owned())
     );
-    let refused = handle
-        .submit(setup(&handle, 5), 1, vec![])
-        .await
-        .unwrap_err();
-    assert_eq!(
-        refused,
-        RefusedError::NotServing("rank 1 is gone".to_owned())
-    );
+    let (connection, mut events) = handle.connect().await;
+    connection.submit(text(1, 5, 1)).await;
+    assert!(matches!(events.next().await, Some(Err(_))));
+}
+
+#[tokio::test]
+async fn an_idle_group_can_be_told_that_it_failed() {
+    let (leader, _) = start(Scripted::default());
+    let handle = leader.handle();
+    let (_connection, mut events) = handle.connect().await;
+    handle.fail("rank 1 left".to_owned()).await;
+    assert!(matches!(events.next().await, Some(Err(reason)) if reason.contains("rank 1 left")));
+}
+
+#[tokio::test]
+async fn a_reader_that_sleeps_gets_everything_later() {
+    let (leader, seen) = start(Scripted::default());
+    let (connection, mut events) = leader.handle().connect().await;
+    for handle in 1..=4 {
+        connection.submit(text(handle, 5, 100)).await;
+    }
+    wait_until("all answers", || seen.retired.load(Ordering::SeqCst) == 4).await;
+    let heard = hear(&mut events, &[1, 2, 3, 4]).await;
+    assert!(heard.values().all(|events| tokens_in(events) == 100));
+}
+
+#[test]
+fn an_outbox_that_nobody_reads_ends_its_connection() {
+    let outbox = Outbox::default();
+    let told = |handle| Told {
+        handle,
+        event: OwnerEvent::Accepted,
+    };
+    let mut pushed = 0;
+    while outbox.push(&mut vec![told(1); 1000]) {
+        pushed += 1000;
+        assert!(pushed < 10_000_000, "it holds without a bound");
+    }
+    assert!(pushed > 0);
+    assert!(!outbox.push(&mut vec![told(2)]), "it has ended");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Which rows of which parts a chunk of a prompt touches.
 
-use super::*;
+use super::request::parts_in;
+use crate::executor::PromptPart;
 
 fn prompt(lengths: &[usize]) -> Vec<PromptPart> {
     lengths
@@ -16,21 +17,10 @@ fn a_chunk_touches_the_parts_it_overlaps_with_their_own_rows() {
     assert_eq!(parts_in(&prompt, 2..4), [(0, 2..3), (1, 0..1)]);
     assert_eq!(parts_in(&prompt, 3..8), [(1, 0..5)]);
     assert_eq!(parts_in(&prompt, 9..10), [(2, 1..2)]);
+    assert_eq!(parts_in(&prompt, 10..10), []);
 }
 
 #[test]
 fn an_empty_part_is_never_touched() {
     assert_eq!(parts_in(&prompt(&[2, 0, 2]), 0..4), [(0, 0..2), (2, 0..2)]);
-}
-
-#[test]
-fn seen_tokens_are_those_of_the_prompt_and_what_was_drawn() {
-    let setup = SequenceSetup {
-        id: SequenceId(1),
-        prompt: vec![PromptPart::Tokens(vec![9, 4, 9])],
-        sampling: sampling::SamplingParams::default(),
-    };
-    let mut sequence = RankSequence::new(Arc::new(setup), 1);
-    sequence.see(7);
-    assert_eq!(sequence.seen, [4, 7, 9]);
 }

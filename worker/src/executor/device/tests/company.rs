@@ -1,0 +1,304 @@
+//! A request gets the tokens that it gets alone, whoever runs beside it, in whatever chunks, however often it is preempted and
+//! whatever it finds in the cache.
+
+use inkstone_engine::{BeamParams, Decoding, DrawnToken, EndReason, Priority};
+use inkstone_model::sampling::SamplingParams;
+
+use super::group::{Answer, Ask, Setting, Timed, model, run};
+use crate::{
+    constraint::ConstraintForm,
+    executor::{PictureDigest, PromptPart},
+};
+
+/// A number that looks drawn, the same in every run.
+fn scramble(number: usize) -> usize {
+    let mixed = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) as usize
+}
+
+fn words(name: usize, len: usize) -> Vec<u32> {
+    let word = |at: usize| (scramble(name * 1000 + at) % 900) as u32 + 3;
+    (0..len).map(word).collect()
+}
+
+fn picture(name: usize, num_tokens: usize) -> PromptPart {
+    PromptPart::Picture {
+        digest: PictureDigest([name as u8; 32]),
+        num_tokens,
+    }
+}
+
+/// A ragged mix: texts and pictures, some with beginnings they share, greedy, drawn, of several answers, and beams.
+fn mix(count: usize) -> Vec<Ask> {
+    (0..count).map(mixed).collect()
+}
+
+fn mixed(index: usize) -> Ask {
+    let shared = words(index % 3, 40);
+    let own = words(100 + index, 1 + scramble(index) % 50);
+    let with_pictures = |prompt| Ask {
+        prompt,
+        ..Ask::text(Vec::new(), 0)
+    };
+    let mut ask = match index % 4 {
+        0 => Ask::text(own, 0),
+        1 => Ask::text([shared, own].concat(), 0),
+        2 => with_pictures(vec![
+            PromptPart::Tokens(shared),
+            picture(index % 3, 37),
+            PromptPart::Tokens(own),
+        ]),
+        // Two pictures of one size, in either order.
+        _ => with_pictures(vec![
+            picture(index % 2, 20),
+            picture((index + 1) % 2, 20),
+            PromptPart::Tokens(own),
+        ]),
+    };
+    ask.max_new_tokens = 2 + scramble(index + 7) % 14;
+    ask.salt = (index % 5 == 4).into();
+    if index.is_multiple_of(3) {
+        ask = ask.sampled(index as u64);
+    }
+    if index % 6 == 5 {
+        ask.decoding = Decoding::Sample { branches: 3 };
+        ask = ask.sampled(index as u64);
+    }
+    if index % 7 == 6 {
+        ask.decoding = Decoding::Beam(BeamParams {
+            width: 3,
+            num_answers: 2,
+            length_penalty: 1.0,
+            early_stopping: false,
+        });
+        ask.sampling.params = SamplingParams::default();
+        ask.stop_token_ids = (0..1024).step_by(9).collect();
+    }
+    if index % 5 == 1 {
+        ask.priority = Priority::Batch;
+    }
+    ask.prompt_logprobs = index % 8 == 3;
+    ask
+}
+
+/// With room for everything.
+fn alone(ask: &Ask, world_size: usize) -> Answer {
+    let setting = Setting {
+        world_size,
+        num_blocks: 64,
+        max_step_tokens: 512,
+        max_running: 8,
+    };
+    run(setting, &[(ask.clone(), 0, None)]).answers.remove(0)
+}
+
+fn beams_of(answer: &Answer) -> Vec<(Vec<u32>, EndReason)> {
+    let beams = answer.beams.iter();
+    beams
+        .map(|beam| (beam.token_ids.clone(), beam.reason))
+        .collect()
+}
+
+fn scored_ids(answer: &Answer) -> Vec<Option<u32>> {
+    let tokens = answer.prompt_logprobs.iter();
+    tokens
+        .map(|token| token.as_ref().map(|token| token.token_id))
+        .collect()
+}
+
+fn logprobs(answer: &Answer) -> Vec<f32> {
+    let tokens = answer.prompt_logprobs.iter().flatten();
+    tokens.map(|token| token.logprob.unwrap()).collect()
+}
+
+/// A cancelled request has the beginning of its answers; every other has all of them.
+#[track_caller]
+fn assert_same(index: usize, ask: &Ask, wanted: &Answer, found: &Answer) {
+    if found.was_cancelled {
+        for (branch, tokens) in &found.branches {
+            let wanted = &wanted.branches[branch];
+            assert!(wanted.starts_with(tokens), "request {index}: {ask:?}");
+        }
+        return;
+    }
+    assert_eq!(wanted.branches, found.branches, "request {index}: {ask:?}");
+    assert_eq!(wanted.ends, found.ends, "request {index}: {ask:?}");
+    assert_eq!(beams_of(wanted), beams_of(found), "request {index}: {ask:?}");
+    assert_eq!(scored_ids(wanted), scored_ids(found), "request {index}: {ask:?}");
+    assert_close(&logprobs(wanted), &logprobs(found));
+}
+
+#[track_caller]
+fn assert_close(wanted: &[f32], found: &[f32]) {
+    assert_eq!(wanted.len(), found.len());
+    for (wanted, found) in wanted.iter().zip(found) {
+        assert!((wanted - found).abs() < 1e-3, "{wanted} and {found}");
+    }
+}
+
+fn in_company(world_size: usize, count: usize) {
+    let asks = mix(count);
+    let wanted: Vec<Answer> = asks.iter().map(|ask| alone(ask, world_size)).collect();
+    assert!(wanted.iter().any(|answer| answer.branches.len() == 3));
+    assert!(wanted.iter().any(|answer| answer.beams.len() == 2));
+    let settings = [
+        // Room for all, in large steps: only company.
+        (600, 512, 64),
+        // Prompts in small chunks, and room for few.
+        (64, 16, 12),
+        // Hardly room for two: they give way all the time.
+        (40, 40, 16),
+    ];
+    let mut preemptions = 0;
+    for (num_blocks, max_step_tokens, max_running) in settings {
+        let setting = Setting {
+            world_size,
+            num_blocks,
+            max_step_tokens,
+            max_running,
+        };
+        let timed = asks.iter().enumerate().map(|(index, ask)| {
+            let arrival = scramble(index + 50) % 30;
+            let cancel = (index % 9 == 8).then_some(arrival + 3 + index % 4);
+            (ask.clone(), arrival, cancel)
+        });
+        let outcome = run(setting, &timed.collect::<Vec<Timed>>());
+        for (index, ask) in asks.iter().enumerate() {
+            assert_same(index, ask, &wanted[index], &outcome.answers[index]);
+        }
+        let found = outcome.stats.cached_tokens;
+        assert!(found > 0, "{setting:?}: no prefix was found");
+        preemptions += outcome.stats.preemptions;
+    }
+    assert!(preemptions > 0, "nobody had to give way");
+}
+
+#[test]
+fn tokens_do_not_depend_on_company() {
+    in_company(1, 64);
+}
+
+#[test]
+fn tokens_do_not_depend_on_company_on_two_ranks() {
+    in_company(2, 28);
+}
+
+#[test]
+fn one_rank_and_two_draw_the_same() {
+    for (index, ask) in mix(14).iter().enumerate() {
+        assert_same(index, ask, &alone(ask, 1), &alone(ask, 2));
+    }
+}
+
+#[test]
+fn a_second_question_about_a_picture_needs_no_features() {
+    let setting = Setting {
+        world_size: 1,
+        num_blocks: 64,
+        max_step_tokens: 64,
+        max_running: 4,
+    };
+    let question = |name: usize, picture_name: usize| Ask {
+        prompt: vec![
+            PromptPart::Tokens(words(1, 5)),
+            picture(picture_name, 50),
+            PromptPart::Tokens(words(name, 9)),
+        ],
+        ..Ask::text(Vec::new(), 6)
+    };
+    let asks = [question(1, 1), question(2, 1), question(3, 2)];
+    let timed = asks.iter().enumerate();
+    let timed: Vec<Timed> = timed
+        .map(|(index, ask)| (ask.clone(), index * 30, None))
+        .collect();
+    let outcome = run(setting, &timed);
+    assert_eq!(outcome.picture_requests, 2, "one for each picture");
+    for (index, ask) in asks.iter().enumerate() {
+        assert_same(index, ask, &alone(ask, 1), &outcome.answers[index]);
+    }
+    assert_ne!(outcome.answers[0].branches, outcome.answers[1].branches);
+}
+
+#[test]
+fn answers_have_the_form_that_was_asked_for() {
+    let constrained = |form: ConstraintForm, seed: u64| {
+        let mut ask = Ask::text(words(seed as usize, 12), 40).sampled(seed);
+        ask.sampling.constraint = Some(form);
+        ask.stop_token_ids = model().stop_token_ids.clone();
+        ask
+    };
+    let choices = ["yes", "no", "not at all"].map(str::to_owned).to_vec();
+    let form = |seed| match seed % 2 {
+        0 => ConstraintForm::Choices(choices.clone()),
+        _ => ConstraintForm::Regex("[a-c]{3,5}".to_owned()),
+    };
+    let free = Ask::text(words(9, 30), 20);
+    let asks: Vec<Ask> = (0..6)
+        .map(|seed| constrained(form(seed), seed))
+        .chain([free])
+        .collect();
+    let setting = Setting {
+        world_size: 2,
+        num_blocks: 64,
+        max_step_tokens: 32,
+        max_running: 8,
+    };
+    let timed = asks.iter().map(|ask| (ask.clone(), 0, None));
+    let outcome = run(setting, &timed.collect::<Vec<Timed>>());
+    for (index, ask) in asks.iter().enumerate() {
+        let answer = &outcome.answers[index];
+        assert_same(index, ask, &alone(ask, 2), answer);
+        assert_eq!(answer.failure, None, "request {index}");
+        if ask.sampling.constraint.is_some() {
+            assert_eq!(answer.ends[&0], EndReason::Stop, "request {index}: {answer:?}");
+            // A byte a token at most, and the stop token.
+            assert!(answer.branches[&0].len() <= 11, "request {index}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn stop_tokens_are_not_drawn_too_early() {
+    let mut ask = Ask::text(words(3, 20), 30).sampled(4);
+    ask.stop_token_ids = (0..1024).filter(|id| id % 3 != 0).collect();
+    ask.sampling.min_new_tokens = 8;
+    let answer = alone(&ask, 1);
+    let tokens = &answer.branches[&0];
+    assert!(tokens.len() > 8, "{tokens:?}");
+    assert!(tokens[..8].iter().all(|id| id % 3 == 0), "{tokens:?}");
+    assert_eq!(answer.ends[&0], EndReason::Stop);
+}
+
+#[test]
+fn a_prompts_tokens_are_scored_where_there_is_a_token_before() {
+    let (before, after) = (words(1, 6), words(2, 5));
+    let ask = Ask {
+        prompt: vec![
+            PromptPart::Tokens(before.clone()),
+            picture(1, 10),
+            PromptPart::Tokens(after.clone()),
+        ],
+        prompt_logprobs: true,
+        ..Ask::text(Vec::new(), 2)
+    };
+    let scored = |max_step_tokens| {
+        let setting = Setting {
+            world_size: 2,
+            num_blocks: 8,
+            max_step_tokens,
+            max_running: 2,
+        };
+        run(setting, &[(ask.clone(), 0, None)]).answers.remove(0)
+    };
+    let whole = scored(64);
+    let mut wanted = vec![None];
+    wanted.extend(before[1..].iter().map(|id| Some(*id)));
+    // The picture's ten positions, and the token behind it.
+    wanted.extend([None; 11]);
+    wanted.extend(after[1..].iter().map(|id| Some(*id)));
+    assert_eq!(scored_ids(&whole), wanted);
+    let is_likely = |token: &DrawnToken| token.logprob.is_none_or(|logprob| logprob >= 0.0);
+    assert!(!whole.prompt_logprobs.iter().flatten().any(is_likely));
+    let in_chunks = scored(4);
+    assert_same(0, &ask, &whole, &in_chunks);
+}
