@@ -4,6 +4,8 @@ use inkstone_model::{sampling::SamplingParams, synthesize::Preset};
 use super::*;
 use crate::executor::{PictureDigest, SequenceSampling};
 
+mod engine;
+
 const STOP: u32 = 2;
 const VOCABULARY: usize = 92_544;
 
