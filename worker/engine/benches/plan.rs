@@ -1,6 +1,9 @@
-//! What the scheduler costs a step: prepare, seal and apply with 1,000 sequences that decode behind 1,500 tokens each.
+//! What the scheduler costs a step: to plan a step and to apply it, with 1,000 sequences that decode behind 1,500 tokens each.
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use inkstone_engine::{
@@ -11,16 +14,13 @@ use inkstone_engine::{
 const RUNNING: usize = 1000;
 const PROMPT_TOKENS: usize = 1500;
 
-fn step(scheduler: &mut Scheduler) -> (StepPlan, StepOutput) {
-    let prepared = scheduler.prepare();
-    let plan = scheduler.seal(prepared).expect("all decode");
+fn output_of(plan: &StepPlan) -> StepOutput {
     let drawing = plan.items.iter().filter(|item| item.draw.is_some());
     let drawn = drawing.map(|item| (item.sequence, Drawn::Tokens(vec![DrawnToken::plain(7)])));
-    let output = StepOutput {
+    StepOutput {
         drawn: drawn.collect(),
         prompt_logprobs: Vec::new(),
-    };
-    (plan, output)
+    }
 }
 
 fn decoding_scheduler() -> Scheduler {
@@ -35,7 +35,7 @@ fn decoding_scheduler() -> Scheduler {
         let request = EngineRequest {
             id: RequestId(u64::from(id)),
             prompt: vec![PromptSpan::Tokens(
-                (0..PROMPT_TOKENS as u32)
+                (0..PROMPT_TOKENS as u32 + id % 16)
                     .map(|at| at ^ (id << 12))
                     .collect(),
             )],
@@ -50,7 +50,8 @@ fn decoding_scheduler() -> Scheduler {
         scheduler.submit(request).expect("room");
     }
     loop {
-        let (plan, output) = step(&mut scheduler);
+        let plan = scheduler.plan().expect("all decode");
+        let output = output_of(&plan);
         let all_decode = plan.items.len() == RUNNING && plan.num_rows() == RUNNING;
         scheduler
             .apply(&plan, &output)
@@ -61,43 +62,49 @@ fn decoding_scheduler() -> Scheduler {
     }
 }
 
-fn plan(criterion: &mut Criterion) {
+/// What is timed of a step.
+#[derive(Clone, Copy, PartialEq)]
+enum Timed {
+    Plan,
+    Apply,
+}
+
+/// Times a part of `rounds` steps. The answers of a long run are kept short, so that tables stay near 1,500 tokens.
+fn time_steps(rounds: u64, timed: Timed) -> Duration {
     let mut scheduler = decoding_scheduler();
-    let mut steps = 0;
-    criterion.bench_function("prepare + seal + apply, 1000 running", |bencher| {
-        bencher.iter_custom(|rounds| {
-            let mut spent = std::time::Duration::ZERO;
-            for _ in 0..rounds {
-                // The answers of a long run are kept short, so that tables stay near 1,500 tokens.
-                if steps == 160 {
-                    scheduler = decoding_scheduler();
-                    steps = 0;
-                }
-                steps += 1;
-                let begin = std::time::Instant::now();
-                let prepared = scheduler.prepare();
-                let plan = scheduler.seal(prepared).expect("all decode");
-                spent += begin.elapsed();
-                let drawn = plan
-                    .items
-                    .iter()
-                    .map(|item| (item.sequence, Drawn::Tokens(vec![DrawnToken::plain(7)])));
-                let output = StepOutput {
-                    drawn: drawn.collect(),
-                    prompt_logprobs: Vec::new(),
-                };
-                let begin = std::time::Instant::now();
-                black_box(
-                    scheduler
-                        .apply(&plan, &output)
-                        .expect("it answers the plan"),
-                );
-                drop(plan);
-                spent += begin.elapsed();
-            }
-            spent
+    let mut spent = Duration::ZERO;
+    for round in 0..rounds {
+        if round % 160 == 159 {
+            scheduler = decoding_scheduler();
+        }
+        let begin = Instant::now();
+        let prepared = scheduler.prepare();
+        let plan = scheduler.seal(prepared).expect("all decode");
+        let planned = begin.elapsed();
+        let output = output_of(&plan);
+        let begin = Instant::now();
+        black_box(
+            scheduler
+                .apply(&plan, &output)
+                .expect("it answers the plan"),
+        );
+        spent += match timed {
+            Timed::Plan => planned,
+            Timed::Apply => begin.elapsed(),
+        };
+    }
+    spent
+}
+
+fn plan(criterion: &mut Criterion) {
+    for (name, timed) in [
+        ("plan a step (prepare + seal), 1000 running", Timed::Plan),
+        ("apply what it drew, 1000 running", Timed::Apply),
+    ] {
+        criterion.bench_function(name, |bencher| {
+            bencher.iter_custom(|rounds| time_steps(rounds, timed));
         });
-    });
+    }
 }
 
 criterion_group!(benches, plan);

@@ -7,6 +7,7 @@
 
 mod beam_search;
 mod block_manager;
+mod block_table;
 mod id_map;
 mod ids;
 mod limits;
@@ -20,6 +21,7 @@ mod sequence;
 mod step;
 
 pub use beam_search::{BeamSearch, Extension, SearchStep};
+pub use block_table::BlockTable;
 pub use ids::{BlockId, RequestId, SequenceId};
 pub use limits::{BLOCK_TOKENS, EngineLimits, LimitsError};
 pub use load::{Load, Stats};

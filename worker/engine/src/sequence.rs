@@ -1,7 +1,7 @@
 //! One line of tokens and its place in the cache: an answer, or a live beam.
 
 use crate::{
-    BLOCK_TOKENS, BlockCopy, BlockId, SequenceId, TokenLogprob,
+    BLOCK_TOKENS, BlockCopy, BlockId, BlockTable, SequenceId, TokenLogprob,
     block_manager::{BlockManager, CachedPrefix},
     prompt::{PrefixHash, Prompt},
 };
@@ -17,7 +17,7 @@ pub(crate) struct Sequence {
     /// How many of them ranks know: all, or all but the last.
     pub(crate) told: usize,
     /// Its blocks, room for all its tokens or none: a sequence without is *unplaced*.
-    pub(crate) table: Vec<BlockId>,
+    pub(crate) table: BlockTable,
     /// Positions in the cache.
     pub(crate) computed: usize,
     /// Positions in the cache once the step in flight is done.
@@ -49,7 +49,7 @@ impl Sequence {
             branch: 0,
             drawn: Vec::new(),
             told: 0,
-            table: Vec::new(),
+            table: BlockTable::default(),
             computed: 0,
             planned: 0,
             drawing: false,
@@ -106,8 +106,7 @@ impl Sequence {
             self.table.push(to);
             return None;
         }
-        let last = self.table.last_mut().expect("it is shared");
-        let from = std::mem::replace(last, to);
+        let from = self.table.replace_last(to).expect("it is shared");
         blocks.release(from);
         Some(BlockCopy { from, to })
     }
@@ -185,7 +184,7 @@ impl Sequence {
         blocks: &mut BlockManager,
     ) -> Option<BlockCopy> {
         found.blocks.iter().for_each(|block| blocks.share(*block));
-        self.table = found.blocks;
+        let mut table = found.blocks;
         self.computed = found.num_tokens;
         self.planned = found.num_tokens;
         // Whatever was drawn from its last row is drawn again, and the same.
@@ -193,11 +192,11 @@ impl Sequence {
         if let Some(from) = found.partial {
             blocks.touch(from);
         }
-        let first_new = self.table.len();
-        while self.table.len() < BlockManager::blocks_for(self.len(prompt)) {
-            self.table
-                .push(blocks.allocate().expect("counted by the caller"));
+        let first_new = table.len();
+        while table.len() < BlockManager::blocks_for(self.len(prompt)) {
+            table.push(blocks.allocate().expect("counted by the caller"));
         }
+        self.table = table.into();
         // When memory is so short that the cached block itself was given, what it holds is in place already.
         let to = self.table[first_new];
         found
@@ -208,7 +207,7 @@ impl Sequence {
 
     /// Gives its blocks back. What is drawn stays, also by the step in flight.
     pub(crate) fn unplace(&mut self, blocks: &mut BlockManager) {
-        blocks.release_table(&mut self.table);
+        blocks.release_table(&mut self.table.take());
         self.computed = 0;
         self.planned = 0;
     }

@@ -4,7 +4,7 @@ use std::{fmt, ops::Range};
 
 use thiserror::Error;
 
-use crate::{BlockId, RequestId, SequenceId, request::DrawFailure};
+use crate::{BlockId, BlockTable, RequestId, SequenceId, request::DrawFailure};
 
 /// One step of a group: the same for every rank. A rank does, in this order: `released` and `retired`, `started`, `forks`, `copies`, `items`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct StepItem {
     /// Whether log-probabilities are wanted for the prompt's tokens that the rows predict.
     pub prompt_logprobs: bool,
     /// The sequence's blocks, in order of position; the new rows included.
-    pub block_table: Vec<BlockId>,
+    pub block_table: BlockTable,
 }
 
 /// A draw from a row of logits.

@@ -14,7 +14,7 @@ impl Scheduler {
         let states = || self.requests.values();
         let tables = states()
             .flat_map(|state| &state.sequences)
-            .flat_map(|sequence| &sequence.table);
+            .flat_map(|sequence| sequence.table.iter());
         let reserves = states().flat_map(|state| &state.reserve);
         self.blocks.check_integrity(tables.chain(reserves).copied());
 

@@ -76,7 +76,7 @@ fn item(
             },
         }),
         prompt_logprobs: false,
-        block_table: blocks(rows.end),
+        block_table: blocks(rows.end).into(),
     }
 }
 
@@ -312,7 +312,7 @@ fn a_plan_that_a_rank_could_not_run_is_refused() {
     let beyond = item(1, None, 0..21, None);
     let unknown = item(9, None, 0..10, None);
     let mut no_blocks = item(1, None, 0..20, Some(0));
-    no_blocks.block_table.pop();
+    no_blocks.block_table = no_blocks.block_table[1..].to_vec().into();
     for wrong in [draws_early, beyond, unknown, no_blocks] {
         let (mut executor, _) = executor(None);
         executor.admit(setup(1, 7, text(20))).unwrap();

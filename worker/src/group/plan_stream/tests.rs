@@ -34,7 +34,7 @@ fn plan() -> StepPlan {
                     },
                 }),
                 prompt_logprobs: false,
-                block_table: vec![BlockId(2), BlockId(7), BlockId(1)],
+                block_table: vec![BlockId(2), BlockId(7), BlockId(1)].into(),
             },
             StepItem {
                 sequence: SequenceId(6),
@@ -46,7 +46,7 @@ fn plan() -> StepPlan {
                     kind: DrawKind::Candidates { count: 6 },
                 }),
                 prompt_logprobs: false,
-                block_table: vec![BlockId(2), BlockId(7), BlockId(8)],
+                block_table: vec![BlockId(2), BlockId(7), BlockId(8)].into(),
             },
             StepItem {
                 sequence: SequenceId(5),
@@ -55,7 +55,7 @@ fn plan() -> StepPlan {
                 end: 64,
                 draw: None,
                 prompt_logprobs: true,
-                block_table: vec![BlockId(9)],
+                block_table: vec![BlockId(9)].into(),
             },
         ],
     }

@@ -508,7 +508,7 @@ fn plans_that_differ_anywhere_have_other_hashes() {
             end: 5,
             draw,
             prompt_logprobs: false,
-            block_table: vec![BlockId(block)],
+            block_table: vec![BlockId(block)].into(),
         }],
         ..StepPlan::default()
     };
