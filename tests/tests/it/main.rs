@@ -9,6 +9,7 @@
 
 mod bench;
 mod cluster_fixture;
+mod company;
 mod end_to_end;
 mod eval;
 mod golden;
