@@ -99,7 +99,7 @@ fn plan(step: u64) -> Arc<StepPlan> {
             end: 16,
             draw: None,
             prompt_logprobs: false,
-            block_table: vec![BlockId(0)],
+            block_table: vec![BlockId(0)].into(),
         }],
         ..StepPlan::default()
     })

@@ -36,8 +36,7 @@ const FEATURE_WIDTH: usize = 64;
 pub(super) struct Model {
     one: Vec<Arc<LanguageModel>>,
     two: Vec<Arc<LanguageModel>>,
-    vocabulary: Arc<ConstraintVocabulary>,
-    pub(super) stop_token_ids: Vec<u32>,
+    pub(super) vocabulary: Arc<ConstraintVocabulary>,
 }
 
 pub(super) fn model() -> &'static Model {
@@ -65,7 +64,6 @@ pub(super) fn model() -> &'static Model {
             one: load(1),
             two: load(2),
             vocabulary: vocabulary_in(&path, &checkpoint).unwrap(),
-            stop_token_ids: checkpoint.description().stop_token_ids.clone(),
         }
     })
 }
