@@ -184,9 +184,8 @@ fn question(handle: u64, picture: u8) -> Submission {
 async fn hear(events: &mut ConnectionEvents, handles: &[u64]) -> HashMap<u64, Vec<OwnerEvent>> {
     let mut heard: HashMap<u64, Vec<OwnerEvent>> = HashMap::new();
     let mut left = handles.len();
-    let is_last = |event: &OwnerEvent| {
-        matches!(event, OwnerEvent::Ended { .. } | OwnerEvent::Refused { .. })
-    };
+    let is_last =
+        |event: &OwnerEvent| matches!(event, OwnerEvent::Ended { .. } | OwnerEvent::Refused { .. });
     while left > 0 {
         let next = tokio::time::timeout(Duration::from_secs(20), events.next());
         let told = next.await.expect("events come").expect("it goes on");
@@ -247,7 +246,12 @@ async fn a_request_ends_with_the_last_of_its_answers() {
     let (leader, _) = start(Scripted::default());
     let (connection, mut events) = leader.handle().connect().await;
     let decoding = Decoding::Sample { branches: 3 };
-    connection.submit(Submission { decoding, ..text(1, 20, 4) }).await;
+    connection
+        .submit(Submission {
+            decoding,
+            ..text(1, 20, 4)
+        })
+        .await;
     connection.submit(text(2, 5, 30)).await;
     let heard = hear(&mut events, &[1, 1, 1, 2]).await;
     assert_eq!(tokens_in(&heard[&1]), 3 * 4);
@@ -271,7 +275,10 @@ async fn requests_of_a_connection_share_steps_and_messages() {
     }
     let steps = seen.steps.load(Ordering::SeqCst);
     assert!(steps < 4 * 20, "{steps} steps: they did not share any");
-    assert!(messages <= steps + 6, "{messages} messages of {steps} steps");
+    assert!(
+        messages <= steps + 6,
+        "{messages} messages of {steps} steps"
+    );
 }
 
 #[tokio::test]
@@ -358,7 +365,12 @@ async fn a_request_that_is_wrong_is_refused_alone() {
     connection.submit(text(2, 5, 100_000)).await;
     connection.submit(text(1, 5, 1)).await;
     let decoding = Decoding::Sample { branches: 9 };
-    connection.submit(Submission { decoding, ..text(3, 5, 1) }).await;
+    connection
+        .submit(Submission {
+            decoding,
+            ..text(3, 5, 1)
+        })
+        .await;
     let mut refused = Vec::new();
     let mut tokens = 0;
     while tokens < 50 || refused.len() < 3 {
