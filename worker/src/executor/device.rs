@@ -107,7 +107,7 @@ impl DeviceExecutor {
     }
 
     /// Frees all ranks from their waits. The error is that of the rank that failed first, as far as it is known: others fail because it did.
-    fn fail(&mut self, error: ExecutorError) -> ExecutorError {
+    fn fail(&self, error: ExecutorError) -> ExecutorError {
         let mut errors = vec![error];
         while let Ok(report) = self.reports.recv_timeout(CAUSE_GRACE) {
             if let Report::Failed(error) = report {

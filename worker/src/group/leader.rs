@@ -66,6 +66,7 @@ enum Command {
     EndInput(ConnectionId),
     Pictures(RequestId, Result<Vec<Arc<EncodedPicture>>, FetchError>),
     Fail(String),
+    Stop,
     /// Look around: a reader is gone.
     Wake,
 }
@@ -109,6 +110,7 @@ impl Leader {
             status,
             load,
             measure: Measure::default(),
+            is_stopping: false,
         };
         let thread = thread::Builder::new()
             .name("leader".to_owned())
@@ -129,8 +131,10 @@ impl Leader {
         self.handle.clone()
     }
 
-    /// Waits for the loop to end; every other handle must be gone or going.
+    /// Ends the loop, whoever is still connected, and waits for its end. Not to be called on a thread of the runtime.
     pub fn stop(self) {
+        // Where it cannot be told it has ended.
+        let _ = self.handle.commands.blocking_send(Command::Stop);
         drop(self.handle);
         if self.thread.join().is_err() {
             tracing::error!("the leader's loop panicked");
@@ -190,6 +194,7 @@ struct Loop {
     status: watch::Sender<GroupStatus>,
     load: watch::Sender<Load>,
     measure: Measure,
+    is_stopping: bool,
 }
 
 /// The step that the executor runs.
@@ -231,10 +236,10 @@ impl Loop {
             Ok(()) => GroupStatus::Stopped,
             Err(reason) => {
                 tracing::error!(%reason, "the language group failed");
-                self.tell_all_of_failure(&reason);
                 GroupStatus::Failed(reason)
             }
         };
+        self.tell_all_of_the_end(&end);
         self.status.send_replace(end);
     }
 
@@ -283,7 +288,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Takes commands that wait; sleeps for one when there is nothing to run. `false`: nobody can send any more.
+    /// Takes commands that wait; sleeps for one when there is nothing to run. `false`: the loop is to end.
     fn take_commands(&mut self, is_idle: bool) -> Result<bool, String> {
         if is_idle {
             match self.commands.blocking_recv() {
@@ -297,7 +302,7 @@ impl Loop {
                 Err(_) => break,
             }
         }
-        Ok(true)
+        Ok(!self.is_stopping)
     }
 
     fn take(&mut self, command: Command) -> Result<(), String> {
@@ -320,6 +325,7 @@ impl Loop {
             }
             Command::Pictures(request, fetched) => self.take_pictures(request, fetched)?,
             Command::Fail(reason) => return Err(reason),
+            Command::Stop => self.is_stopping = true,
             Command::Wake => {}
         }
         Ok(())
@@ -522,17 +528,19 @@ impl Loop {
         over.into_iter().for_each(|id| self.disconnect(id));
     }
 
-    fn tell_all_of_failure(&mut self, reason: &str) {
+    /// Nobody is left waiting.
+    fn tell_all_of_the_end(&mut self, end: &GroupStatus) {
+        let message = match end {
+            GroupStatus::Failed(reason) => format!("the language group failed: {reason}"),
+            GroupStatus::Serving | GroupStatus::Stopped => "the language group stops".to_owned(),
+        };
         for client in self.connections.values_mut() {
             let handles: Vec<_> = client.handles.drain().map(|(handle, _)| handle).collect();
             for handle in handles {
-                let message = format!("the language group failed: {reason}");
-                client.refuse(handle, Refusal::NotServing, message);
+                client.refuse(handle, Refusal::NotServing, message.clone());
             }
             client.outbox.push(&mut client.to_tell);
-            client
-                .outbox
-                .end(Err(format!("the language group failed: {reason}")));
+            client.outbox.end(Err(message.clone()));
         }
     }
 }

@@ -247,7 +247,6 @@ impl RankRunner {
     }
 
     /// For each item that draws under a constraint, the tokens it allows, or why there are none.
-
     fn masks(&mut self, plan: &StepPlan) -> Result<Vec<Option<Mask>>, String> {
         let vocab_size = self.model.config().vocab_size;
         let mut masks = Vec::with_capacity(plan.items.len());
