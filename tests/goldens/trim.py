@@ -24,8 +24,7 @@ KEPT_LOSSY = {"gray_130x111.jpg", "photo_301x187.webp"}
 LEFT_OUT_PICTURES = {"flat_490x490.png"}
 
 # Resized pixels are held to their digest in the manifest; whole pictures of values say no more than rows of them.
-DROPPED_TENSORS = [r".*\.u8", r"full_\d+", r"vision\.\d+\.pixels_u8", r"beam\..*"]
-DROPPED_CASES = [r"beam\..*"]
+DROPPED_TENSORS = [r".*\.u8", r"full_\d+", r"vision\.\d+\.pixels_u8"]
 
 # Rows of features: one in so many is kept, and the last; `rows` in the manifest says which.
 FEATURES = r"(vision\.)?\d+\.(vit|proj)"
@@ -136,7 +135,6 @@ def trim_folder(source, target):
     manifest = json.loads(file.read_text())
     tensors = read_tensors(target / "goldens.safetensors")
     tensors = {name: tensor for name, tensor in tensors.items() if not matches(DROPPED_TENSORS, name)}
-    manifest["cases"] = {name: case for name, case in manifest["cases"].items() if not matches(DROPPED_CASES, name)}
     is_preprocess = "constants" in manifest
     dropped_files = drop_pictures(manifest, tensors) if is_preprocess else drop_prepared(manifest)
     for name in dropped_files:

@@ -1,15 +1,15 @@
 //! What a request is answered does not depend on who else is there: every answer of a crowded server, short of memory and with
 //! small steps, is the one that the request gets alone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use inkstone_proto::v1::{
-    BeamParams, ChatRequest, ChoiceList, Constraint, SamplingParams, chat_response::Event,
-    chat_service_client::ChatServiceClient, constraint::Form,
+    BeamParams, ChatRequest, ChatResponse, ChoiceList, Constraint, SamplingParams,
+    chat_response::Event, chat_service_client::ChatServiceClient, constraint::Form,
 };
 use inkstone_tests::client::{ask, assistant, connect, greedy, picture, text, user};
-use tokio::task::JoinSet;
-use tonic::transport::Channel;
+use tokio::{task::JoinSet, time::sleep};
+use tonic::{Code, Streaming, transport::Channel};
 
 use crate::cluster_fixture::{Served, tiny_model};
 
@@ -24,8 +24,24 @@ struct Answers {
     cached: u32,
 }
 
+/// Asks until it is taken: pictures come faster than they are looked at.
+async fn open(
+    client: &mut ChatServiceClient<Channel>,
+    request: &ChatRequest,
+) -> Streaming<ChatResponse> {
+    loop {
+        match client.chat(request.clone()).await {
+            Ok(response) => return response.into_inner(),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Err(status) => panic!("{status:?}"),
+        }
+    }
+}
+
 async fn collect(mut client: ChatServiceClient<Channel>, request: ChatRequest) -> Answers {
-    let mut stream = client.chat(request).await.expect("it is taken").into_inner();
+    let mut stream = open(&mut client, &request).await;
     let mut answers = Answers::default();
     while let Some(response) = stream.message().await.expect("it goes on") {
         match response.event.expect("an event") {
@@ -64,7 +80,8 @@ fn stripes(seed: usize) -> Vec<u8> {
 
 /// Numbers that look random and are the same in every run.
 fn mixed(index: usize, salt: usize) -> usize {
-    (index.wrapping_mul(0x9E37_79B9) ^ salt.wrapping_mul(0x85EB_CA6B)).wrapping_mul(0xC2B2_AE35) >> 7
+    (index.wrapping_mul(0x9E37_79B9) ^ salt.wrapping_mul(0x85EB_CA6B)).wrapping_mul(0xC2B2_AE35)
+        >> 7
 }
 
 /// One of many kinds of requests; some have a beginning in common.
@@ -146,11 +163,7 @@ async fn in_company(address: &str) -> Vec<Answers> {
         if index % 4 == 0 {
             let mut fickle = client.clone();
             running.spawn(async move {
-                let mut stream = fickle
-                    .chat(request(index + REQUESTS))
-                    .await
-                    .expect("it is taken")
-                    .into_inner();
+                let mut stream = open(&mut fickle, &request(index + REQUESTS)).await;
                 for _ in 0..index % 7 {
                     let _ = stream.message().await;
                 }
@@ -176,7 +189,7 @@ async fn same_in_company(width: &str) {
         "--tensor-parallel",
         width,
         "--kv-cache-tokens",
-        "1536",
+        "2304",
         "--max-step-tokens",
         "75",
     ];
@@ -208,9 +221,13 @@ async fn another_question_about_a_picture_computes_the_question_only() {
     let about = |seed: usize, question: &str| {
         greedy(vec![user(vec![picture(stripes(seed)), text(question)])], 4)
     };
-    let first = ask(&mut client, about(1, "What is it?")).await.expect("an answer");
+    let first = ask(&mut client, about(1, "What is it?"))
+        .await
+        .expect("an answer");
     assert_eq!(first.started.cached_prompt_tokens, 0);
-    let second = ask(&mut client, about(1, "Where?")).await.expect("an answer");
+    let second = ask(&mut client, about(1, "Where?"))
+        .await
+        .expect("an answer");
     let pictures = second.started.picture_tokens;
     assert!(
         second.started.cached_prompt_tokens >= pictures,

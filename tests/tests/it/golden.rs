@@ -2,6 +2,7 @@
 //! against the crates. No case is named here: folders are told apart by what they hold, cases by the patterns of their
 //! names, and tolerances come from the manifests. `tests/goldens/README.md` says what the patterns are.
 
+mod beam;
 mod compare;
 mod folder;
 mod generation;

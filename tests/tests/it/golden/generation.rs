@@ -164,7 +164,7 @@ impl Ready<'_> {
     }
 
     /// A case's prompt: the one it names, or the one its own name begins with.
-    fn prompt_of(&self, name: &str, named: Option<&str>) -> Result<Prompt> {
+    pub(super) fn prompt_of(&self, name: &str, named: Option<&str>) -> Result<Prompt> {
         let own = || {
             let ends = name.match_indices('.').map(|(at, _)| at).rev();
             let prefixes = [name.len()].into_iter().chain(ends);
