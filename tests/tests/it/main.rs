@@ -1,5 +1,6 @@
 //! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` real processes,
-//! `eval` what the evaluation prints, `tidy` the rules of the house.
+//! `eval` what the evaluation prints, `small_model` the checkpoint that ships, `training` the program that made it, `tidy` the
+//! rules of the house.
 
 #![allow(
     clippy::print_stdout,
@@ -11,4 +12,6 @@ mod cluster_fixture;
 mod end_to_end;
 mod eval;
 mod golden;
+mod small_model;
 mod tidy;
+mod training;
