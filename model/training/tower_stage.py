@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model import ClipTower, VisionConfig, normalise
 from optimizer import Optimizers, clip
-from trainer import PAUSE_FILE
+from trainer import PAUSE_FILE, Way
 from world.scene import COLOURS, DIGITS, LETTERS, SHAPES, SIZES
 
 CHARACTERS = DIGITS + LETTERS
@@ -111,13 +111,12 @@ def run(network, crowds, seconds: float, steps: int | None, seed: int, path: Pat
         teacher.load_state_dict(torch.load(path)["teacher"])
     optimizers = Optimizers([(list(teacher.named_parameters()), 1.0)], lr)
     rng = random.Random(f"tower {seed}")
-    began, paused, step = time.time(), 0.0, 0
+    way, step = Way(seconds, steps), 0
     smooth: dict[str, float] = {}
     while True:
         while PAUSE_FILE.exists():
             time.sleep(1)
-            paused += 1
-        share = (time.time() - began - paused) / seconds if steps is None else step / steps
+        share = way.share
         if share >= 1:
             break
         with torch.autocast("cpu", torch.bfloat16):
@@ -126,11 +125,12 @@ def run(network, crowds, seconds: float, steps: int | None, seed: int, path: Pat
         clip(teacher.parameters())
         optimizers.step(min(1.0, (step + 1) / 100) * max(0.02, 1 - share))
         step += 1
+        way.step()
         for name, value in {"loss": loss.item(), **right}.items():
             smooth[name] = 0.97 * smooth.get(name, value) + 0.03 * value
         if step % 25 == 0:
             crowds.refresh()
-            print(f"tower {step} {time.time() - began:.0f}s {share:.0%}", *(f"{k} {v:.3f}" for k, v in smooth.items()), flush=True)
+            print(f"tower {step} {way.spent:.0f}s {share:.0%}", *(f"{k} {v:.3f}" for k, v in smooth.items()), flush=True)
         if step % 100 == 0:
             _save(network, teacher, path)
     _save(network, teacher, path)
