@@ -61,6 +61,15 @@ def loss_of(network: XComposer2, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     return F.cross_entropy(logits, wanted), logits.argmax(-1) == wanted
 
 
+def compile_layers(network: XComposer2) -> None:
+    """The layers' small operations fused; lengths stay free, so that few shapes are compiled."""
+    torch._dynamo.config.recompile_limit = 64
+    for layer in network.model.layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+    for layer in network.tower.encoder["layers"]:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
 def average_weights(parameters: list) -> None:
     """Every process goes on from the mean of all. Done every few steps: waiting for each other costs most."""
     if not dist.is_initialized():

@@ -303,8 +303,8 @@ def echo(rng: random.Random) -> Sample:
 TEXT = {"echo": 0.12, "told": 0.22, "compose": 0.20, "places": 0.12, "caption": 0.14, "edit": 0.20}
 # What the seeing stage draws, by how far it has come: first short samples that teach looking and copying.
 SEEING = (
-    (0.35, {"echo": 0.24, "chat": 0.42, "told": 0.07, "compose": 0.07, "places": 0.05, "caption": 0.06, "edit": 0.09}),
-    (0.60, {"echo": 0.03, "chat": 0.50, "several": 0.10, "choice": 0.09, "compose": 0.07, "compose_pictures": 0.03, "places": 0.06, "caption": 0.06, "edit": 0.06}),
+    (0.20, {"echo": 0.24, "chat": 0.42, "told": 0.07, "compose": 0.07, "places": 0.05, "caption": 0.06, "edit": 0.09}),
+    (0.50, {"echo": 0.03, "chat": 0.50, "several": 0.10, "choice": 0.09, "compose": 0.07, "compose_pictures": 0.03, "places": 0.06, "caption": 0.06, "edit": 0.06}),
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
 
