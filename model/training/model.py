@@ -317,8 +317,8 @@ class XComposer2(nn.Module):
         return self.vit["vision_tower"]["vision_model"]
 
     def see(self, pixels: Tensor) -> Tensor:
-        """uint8 pictures to projected rows [n, rows, H]."""
-        features = self.tower(normalise(pixels))
+        """uint8 pictures, or what the tower made of them ([n, rows, width]), to projected rows [n, rows, H]."""
+        features = self.tower(normalise(pixels)) if pixels.dim() == 4 else pixels.float()
         if self.whitening is not None:
             features = self.whitening(features)
         return self.vision_proj(features)

@@ -7,6 +7,8 @@ Stages, each resumable and each with its checkpoint in the work folder:
   language   base weights on text only: told scenes, articles, places, captions, edits
   see        projector, Partial LoRA and, more gently, the base: first short samples with one picture, then
              several pictures, turns and composition; it takes over the tower's checkpoints, should `tower` still run
+  features   what the finished tower gives for every picture of the pool, so that it need not run in the last stage
+  all        goes on with all skills at once
   export     the public format in FOLDER/checkpoint
 `tower` and `language` do not need each other and may run at the same time in two processes.
 """
@@ -36,7 +38,7 @@ from whitening import Whitening
 from world import samples
 
 VOCABULARY = 2048
-STAGES = ("pool", "tokenizer", "tower", "language", "see", "export")
+STAGES = ("pool", "tokenizer", "tower", "language", "see", "features", "all", "export")
 
 
 @dataclass
@@ -50,9 +52,9 @@ class Plan:
     crowds: int = 24
     chunk: int = pool.CHUNK
     steps: int | None = None
-    positions: int = 2400  # of a batch
+    positions: int = 3000  # of a batch
     compiled: bool = True  # layers compiled by torch.compile: a minute at the start, 1.7 times as fast after it
-    seconds: tuple = (("tower", 3000.0), ("language", 3000.0), ("see", 6000.0))
+    seconds: tuple = (("tower", 3000.0), ("language", 3000.0), ("see", 2400.0), ("all", 4800.0))
 
     def of(self, stage: str) -> float:
         return dict(self.seconds)[stage]
@@ -88,10 +90,17 @@ def see_stage(plan: Plan) -> trainer.Stage:
     return trainer.Stage("see", plan.of("see"), 4e-3, parts, plan.steps, warm_up=30)
 
 
+def last_stage(plan: Plan) -> trainer.Stage:
+    parts = {"projector": 1.0, "plora": 1.0, "base": 0.9}
+    return trainer.Stage("all", plan.of("all"), 2.6e-3, parts, plan.steps, warm_up=40)
+
+
 def frames_at(stage: str, share: float) -> dict[str, float]:
     """Shares of the system blocks: rare while they would only cost time, common in the end."""
     if stage == "see" and share > 0.7:
         return {"chat": 0.5, "composer": 0.1, "none": 0.4}
+    if stage == "all":
+        return {"chat": 0.35, "composer": 0.05, "none": 0.6}
     return {"chat": 0.08, "composer": 0.02, "none": 0.9}
 
 
@@ -99,8 +108,9 @@ def start_network(plan: Plan, stage: str) -> XComposer2:
     """The network as the stage before left it, or this one when it was stopped."""
     torch.manual_seed(plan.seed)
     network = XComposer2(Config(vocab_size=VOCABULARY))
-    if stage == "see":
-        before = plan.work / ("see.pt" if (plan.work / "see.pt").exists() else "language.pt")
+    if stage in ("see", "features", "all"):
+        order = {"see": ("see", "language"), "features": ("see",), "all": ("all", "see")}[stage]
+        before = next(plan.work / f"{name}.pt" for name in order if (plan.work / f"{name}.pt").exists())
         network.load_state_dict(torch.load(before)["network"])
         network.tower.load_state_dict(torch.load(plan.work / "tower.pt")["tower"])
     return network
@@ -119,7 +129,10 @@ def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
         crowds, way = pool.Pool(plan.work / "crowds"), trainer.Way(plan.of(name), plan.steps)
         tower_stage.run(network, crowds, way, random.Random(f"tower {plan.seed} {rank}"), plan.work / "tower.pt")
         return
-    stage = {"language": language_stage, "see": see_stage}[name](plan)
+    if name == "features":
+        pool.write_features(plan.work / "scenes", network.tower, rank, world)
+        return
+    stage = {"language": language_stage, "see": see_stage, "all": last_stage}[name](plan)
     rng = random.Random(f"{name} {plan.seed} {rank}")
     tokenizer = Tokenizer(plan.work / "tokenizer.model")
     way = trainer.Way(stage.seconds, stage.steps)
@@ -129,11 +142,13 @@ def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
         scenes = pool.Pool(plan.work / "scenes")
         some = random.Random(f"whitening {plan.seed}")
         Whitening(network, torch.stack([torch.from_numpy(scenes.sample(some)[1].copy()) for _ in range(192)])).begin(network)
+        if name == "all":
+            scenes = pool.Pool(plan.work / "scenes", network.tower)
         pictures = samples.Pictures(scenes, rng)
-        draw = lambda: samples.picture_sample(pictures, rng, way.share)
+        draw = lambda: samples.picture_sample(pictures, rng, way.share) if name == "see" else samples.any_sample(pictures, rng)
     frames = lambda: frames_at(name, way.share)
     stream = batches.stream(draw, tokenizer, network.config.vision.rows, rng, plan.positions, frames)
-    follow = plan.work / "tower.pt" if name == "see" else None
+    follow = plan.work / "tower.pt" if name == "see" else None  # the last stage has its features already
     trainer.run(network, stream, stage, way, plan.work, follow=follow)
 
 
@@ -145,7 +160,7 @@ def run_stage(plan: Plan, name: str) -> None:
         make_tokenizer(plan)
     elif name == "export":
         network = start_network(plan, "language")
-        network.load_state_dict(torch.load(plan.work / "see.pt")["network"])
+        network.load_state_dict(torch.load(plan.work / "all.pt")["network"])
         export(network, plan.work / "tokenizer.model", plan.work / "checkpoint")
     elif plan.processes == 1:
         train_stage(0, 1, plan, name)

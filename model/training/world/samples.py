@@ -73,7 +73,7 @@ class Pictures:
         while True:  # a pool too small to have one
             scene = draw_scene(self.rng, kinds=[(colour, shape)])
             if size in (None, scene.things[0].size):
-                return scene, model_pixels(draw_picture(scene))
+                return scene, self.pool.look(model_pixels(draw_picture(scene)))
 
     def not_showing(self, item, like: bool) -> tuple[Scene, np.ndarray]:
         """A picture without the thing; `like`: with one of the same colour or shape."""
@@ -269,7 +269,7 @@ def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None
         if segment != where[-1]:
             parts.append(Seen(pictures.showing(article.items[segment - 1])[1]))
     item = article.items[where[-1] - 1]
-    count = candidates or rng.choice((2, 3, 4))
+    count = candidates or rng.choice((2, 2, 3, 4))
     right = rng.randrange(count)
     parts.append(Said("候选|图像|包括|: "))
     for number in range(count):
@@ -307,13 +307,15 @@ SEEING = (
     (0.50, {"echo": 0.03, "chat": 0.50, "several": 0.10, "choice": 0.09, "compose": 0.07, "compose_pictures": 0.03, "places": 0.06, "caption": 0.06, "edit": 0.06}),
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
+# What the last stage draws: everything, those skills most that are learnt slowest.
+EVERYTHING = {"chat": 0.36, "several": 0.16, "choice": 0.14, "compose": 0.10, "compose_pictures": 0.05, "places": 0.07, "places_pictures": 0.01, "caption": 0.08, "edit": 0.03}
 
 
 def named_sample(name: str, rng: random.Random, pictures: Pictures | None, turns: int = 4) -> Sample:
     if name == "chat":
         return chat(pictures, rng, turns)
     if name == "several":
-        return several(pictures, rng)
+        return several(pictures, rng, turns=4)
     if name == "choice":
         return choice(pictures, rng)
     if name == "compose_pictures":
@@ -340,6 +342,12 @@ def picture_sample(pictures: Pictures, rng: random.Random, share: float) -> tupl
     shares = next(mix for end, mix in SEEING if min(share, 1.0) < end)
     name = by_lot(shares, rng)
     return name, named_sample(name, rng, pictures, turns=2 if share < SEEING[0][0] else 5)
+
+
+def any_sample(pictures: Pictures, rng: random.Random) -> tuple[str, Sample]:
+    """The last stage."""
+    name = by_lot(EVERYTHING, rng)
+    return name, named_sample(name, rng, pictures, turns=7)
 
 
 def spoken(sample: Sample) -> str:
