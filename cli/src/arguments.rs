@@ -254,6 +254,9 @@ pub(crate) struct EvalArguments {
     /// Show this many wrong answers of each skill.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) show: usize,
+    /// Write every answer beside what it should be to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) answers: Option<PathBuf>,
 }
 
 impl EvalArguments {

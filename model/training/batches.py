@@ -72,10 +72,10 @@ def collate(encoded: list, frame: list[int], skills: list[str]) -> Batch:
     return Batch(torch.tensor([frame]), ids, labels, pixels, skills)
 
 
-def stream(draw, tokenizer: Tokenizer, rows: int, rng: random.Random, budget: int, frames: dict[str, float]):
+def stream(draw, tokenizer: Tokenizer, rows: int, rng: random.Random, budget: int, frames):
     """Endless batches of about `budget` positions; rows of a batch are of like length.
 
-    `draw` gives (skill, sample); `frames` are the shares of the system blocks.
+    `draw` gives (skill, sample); `frames` gives the shares of the system blocks.
     """
     while True:
         bos_again = rng.random() < 0.1
@@ -92,5 +92,6 @@ def stream(draw, tokenizer: Tokenizer, rows: int, rng: random.Random, budget: in
             current.append(pair)
         rng.shuffle(batches)
         for pairs in batches:
-            frame = rng.choices(list(frames), weights=list(frames.values()))[0]
+            shares = frames()
+            frame = rng.choices(list(shares), weights=list(shares.values()))[0]
             yield collate([e for _, e in pairs], frame_ids(tokenizer, frame), [s for s, _ in pairs])

@@ -305,6 +305,7 @@ class XComposer2(nn.Module):
             nn.GELU(),
             nn.Linear(config.hidden_size, config.hidden_size),
         )
+        self.whitening = None  # training only: see whitening.py
         self.apply(_start)
         _start_positions(self.tower.embeddings.position_embedding, config.vision)
         for layer in self.model.layers:
@@ -316,8 +317,11 @@ class XComposer2(nn.Module):
         return self.vit["vision_tower"]["vision_model"]
 
     def see(self, pixels: Tensor) -> Tensor:
-        """uint8 pictures to projected rows [n, rows, H]."""
-        return self.vision_proj(self.tower(normalise(pixels)))
+        """uint8 pictures, or what the tower made of them ([n, rows, width]), to projected rows [n, rows, H]."""
+        features = self.tower(normalise(pixels)) if pixels.dim() == 4 else pixels.float()
+        if self.whitening is not None:
+            features = self.whitening(features)
+        return self.vision_proj(features)
 
     def embed(self, ids: Tensor, pictures: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embeddings [B, T, H] with the picture rows put where `ids` is PICTURE_ID, and their flat indices."""

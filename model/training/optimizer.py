@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+ADAM_SHARE = 0.6  # of the learning rate
 INSIDE = ("model.layers.", "encoder.layers.")  # matrices under these names are Muon's
 
 
@@ -69,11 +70,12 @@ class Optimizers:
             Muon([g for g in muon if g["params"]], lr),
             torch.optim.AdamW([g for g in adam if g["params"]], lr, betas=(0.9, 0.98), fused=True),
         ]
+        self.shares = [1.0, ADAM_SHARE]
 
     def step(self, factor: float) -> None:
-        for optimizer in self.both:
+        for optimizer, most in zip(self.both, self.shares):
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * group["share"] * factor
+                group["lr"] = self.lr * most * group["share"] * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -45,8 +45,10 @@ def draw_chunk(folder: Path, seed: int, number: int, count: int = CHUNK, crowd: 
 class Pool:
     """The chunks drawn so far; `refresh` picks up those that were finished meanwhile."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, tower=None):
+        """`tower`: give what it makes of a picture (`write_features`) in place of the pixels."""
+        self.folder, self.tail = Path(folder), ".features.npy" if tower else ".npy"
+        self.look = (lambda pixels: features_of(tower, pixels[None])[0]) if tower else (lambda pixels: pixels)
         self.pixels: dict[int, np.ndarray] = {}
         self.scenes: dict[int, list] = {}
         self.refresh()
@@ -58,7 +60,7 @@ class Pool:
             number = int(path.stem)
             with open(path.with_suffix(".pkl"), "rb") as file:
                 self.scenes[number] = pickle.load(file)
-            self.pixels[number] = np.load(path, mmap_mode="r")
+            self.pixels[number] = np.load(path.with_suffix(self.tail), mmap_mode="r")
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.scenes.values())
@@ -68,6 +70,25 @@ class Pool:
         number = rng.choice(list(self.pixels))
         index = rng.randrange(len(self.scenes[number]))
         return self.scenes[number][index], self.pixels[number][index]
+
+
+def features_of(tower, pixels: np.ndarray) -> np.ndarray:
+    """The tower's rows [count, rows, width] in float16."""
+    import torch
+
+    from model import normalise
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parts = [tower(normalise(torch.from_numpy(pixels[k : k + 64].copy()))) for k in range(0, len(pixels), 64)]
+    return torch.cat(parts).half().numpy()
+
+
+def write_features(folder: Path, tower, rank: int = 0, world: int = 1) -> None:
+    """What the tower gives for the pictures of every chunk; chunks are shared out among processes."""
+    for path in sorted(p for p in folder.glob("[0-9]*.npy") if p.stem.isdigit())[rank::world]:
+        partial = path.with_suffix(".part.npy")
+        np.save(partial, features_of(tower, np.load(path, mmap_mode="r")))
+        os.replace(partial, path.with_suffix(".features.npy"))
 
 
 def main() -> None:

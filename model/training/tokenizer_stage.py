@@ -26,7 +26,7 @@ def corpus(pool: Pool, rng: random.Random, count: int) -> list[str]:
     system = samples.SYSTEM_CHAT.replace("AI", "A|I")  # printed words are spelt letter by letter
     texts = [system] * (count // 10)
     for _ in range(count):
-        _, sample = samples.picture_sample(pictures, rng, "all")
+        _, sample = samples.picture_sample(pictures, rng, rng.random())
         texts.append(samples.spoken(sample))
         texts.append(samples.spoken(samples.text_sample(rng)[1]))
     bracketed = re.compile(r"\[UNUSED_TOKEN_\d+\]")

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import ClipTower, VisionConfig, normalise
 from optimizer import Optimizers, clip
-from trainer import PAUSE_FILE
+from trainer import PAUSE_FILE, TOGETHER, Way, agreed, average_weights
 from world.scene import COLOURS, DIGITS, LETTERS, SHAPES, SIZES
 
 CHARACTERS = DIGITS + LETTERS
@@ -103,37 +104,44 @@ def lesson_batch(crowds, rng: random.Random, count: int, config: VisionConfig) -
     return torch.from_numpy(np.stack(pictures)), torch.stack(tables)
 
 
-def run(network, crowds, seconds: float, steps: int | None, seed: int, path: Path, size: int = 48, lr: float = 2e-3) -> None:
-    """Trains `network.tower` by the clock (or for `steps`) and writes it to `path`; goes on from there if it exists."""
+def run(network, crowds, way: Way, rng: random.Random, path: Path, size: int = 48, lr: float = 2e-3) -> None:
+    """Trains `network.tower` as far as `way` goes and writes it to `path`; goes on from there if it exists.
+
+    Several processes may do so together, as in `trainer`.
+    """
     config = network.config.vision
     teacher = TowerTeacher(network.tower, config)
     if path.exists():
         teacher.load_state_dict(torch.load(path)["teacher"])
     optimizers = Optimizers([(list(teacher.named_parameters()), 1.0)], lr)
-    rng = random.Random(f"tower {seed}")
-    began, paused, step = time.time(), 0.0, 0
+    trained = list(teacher.parameters())
+    leader = not dist.is_initialized() or dist.get_rank() == 0
+    step = 0
     smooth: dict[str, float] = {}
     while True:
         while PAUSE_FILE.exists():
             time.sleep(1)
-            paused += 1
-        share = (time.time() - began - paused) / seconds if steps is None else step / steps
-        if share >= 1:
-            break
+        share = way.share
+        if step % TOGETHER == 0:
+            average_weights(trained)
+            if agreed(share) >= 1:
+                break
+        share = min(share, 1.0)
         with torch.autocast("cpu", torch.bfloat16):
             loss, right = teacher(*lesson_batch(crowds, rng, size, config))
         loss.backward()
-        clip(teacher.parameters())
+        clip(trained)
         optimizers.step(min(1.0, (step + 1) / 100) * max(0.02, 1 - share))
         step += 1
+        way.step()
         for name, value in {"loss": loss.item(), **right}.items():
             smooth[name] = 0.97 * smooth.get(name, value) + 0.03 * value
-        if step % 25 == 0:
-            crowds.refresh()
-            print(f"tower {step} {time.time() - began:.0f}s {share:.0%}", *(f"{k} {v:.3f}" for k, v in smooth.items()), flush=True)
-        if step % 100 == 0:
+        if leader and step % 25 == 0:
+            print(f"tower {step} {way.spent:.0f}s {share:.0%}", *(f"{k} {v:.3f}" for k, v in smooth.items()), flush=True)
+        if leader and step % 100 == 0:
             _save(network, teacher, path)
-    _save(network, teacher, path)
+    if leader:
+        _save(network, teacher, path)
 
 
 def _save(network, teacher: TowerTeacher, path: Path) -> None:

@@ -5,9 +5,10 @@ Stages, each resumable and each with its checkpoint in the work folder:
   tokenizer  trains tokenizer.model
   tower      teaches the tower alone (`tower_stage`)
   language   base weights on text only: told scenes, articles, places, captions, edits
-  see        projector and Partial LoRA on one picture; the base is frozen at first, then follows gently;
-             takes over the tower's checkpoints, should `tower` still run beside it
-  all        everything: several pictures, turns, composition with pictures, and the text skills
+  see        projector, Partial LoRA and, more gently, the base: first short samples with one picture, then
+             several pictures, turns and composition; it takes over the tower's checkpoints, should `tower` still run
+  features   what the finished tower gives for every picture of the pool, so that it need not run in the last stage
+  all        goes on with all skills at once
   export     the public format in FOLDER/checkpoint
 `tower` and `language` do not need each other and may run at the same time in two processes.
 """
@@ -33,10 +34,11 @@ from export import export
 from model import Config, XComposer2
 from tokenizer_stage import Tokenizer
 from tokenizer_stage import train as train_tokenizer
+from whitening import Whitening
 from world import samples
 
 VOCABULARY = 2048
-STAGES = ("pool", "tokenizer", "tower", "language", "see", "all", "export")
+STAGES = ("pool", "tokenizer", "tower", "language", "see", "features", "all", "export")
 
 
 @dataclass
@@ -50,15 +52,16 @@ class Plan:
     crowds: int = 24
     chunk: int = pool.CHUNK
     steps: int | None = None
-    positions: int = 2400  # of a batch
-    seconds: tuple = (("tower", 3000.0), ("language", 3000.0), ("see", 2400.0), ("all", 3600.0))
+    positions: int = 3000  # of a batch
+    compiled: bool = True  # layers compiled by torch.compile: a minute at the start, 1.7 times as fast after it
+    seconds: tuple = (("tower", 3000.0), ("language", 3000.0), ("see", 2400.0), ("all", 4800.0))
 
     def of(self, stage: str) -> float:
         return dict(self.seconds)[stage]
 
 
 def smoke_plan(work: Path) -> Plan:
-    return Plan(work, processes=1, scenes=1, crowds=1, chunk=64, steps=2, positions=500)
+    return Plan(work, processes=1, scenes=1, crowds=1, chunk=64, steps=8, positions=300, compiled=False)
 
 
 # ------------------------------------------------------------------- stages
@@ -78,66 +81,75 @@ def make_tokenizer(plan: Plan) -> None:
     train_tokenizer(pool.Pool(plan.work / "scenes"), plan.work / "tokenizer.model", VOCABULARY, plan.seed, count)
 
 
-def train_tower(plan: Plan) -> None:
-    torch.manual_seed(plan.seed)
-    network = XComposer2(Config(vocab_size=VOCABULARY))
-    resumed = plan.work / "tower.pt"
-    tower_stage.run(network, pool.Pool(plan.work / "crowds"), plan.of("tower"), plan.steps, plan.seed, resumed)
-
-
 def language_stage(plan: Plan) -> trainer.Stage:
     return trainer.Stage("language", plan.of("language"), 2.5e-3, {"base": 1.0}, plan.steps)
 
 
 def see_stage(plan: Plan) -> trainer.Stage:
-    parts = {"projector": 1.0, "plora": 1.0, "base": 0.7}
-    return trainer.Stage("see", plan.of("see"), 2.5e-3, parts, plan.steps, late=("base",), frozen_share=0.08, last_factor=0.5)
+    parts = {"projector": 1.0, "plora": 1.0, "base": 0.8}
+    return trainer.Stage("see", plan.of("see"), 4e-3, parts, plan.steps, warm_up=30)
 
 
-def all_stage(plan: Plan) -> trainer.Stage:
-    parts = {"projector": 1.0, "plora": 1.0, "base": 0.7}
-    return trainer.Stage("all", plan.of("all"), 2e-3, parts, plan.steps, warm_up=50)
+def last_stage(plan: Plan) -> trainer.Stage:
+    parts = {"projector": 1.0, "plora": 1.0, "base": 0.9}
+    return trainer.Stage("all", plan.of("all"), 2.6e-3, parts, plan.steps, warm_up=40)
 
 
-FRAMES = {
-    "language": {"chat": 0.25, "composer": 0.05, "none": 0.7},
-    "see": {"chat": 0.3, "composer": 0.05, "none": 0.65},
-    "all": {"chat": 0.5, "composer": 0.1, "none": 0.4},
-}
+def frames_at(stage: str, share: float) -> dict[str, float]:
+    """Shares of the system blocks: rare while they would only cost time, common in the end."""
+    if stage == "see" and share > 0.7:
+        return {"chat": 0.5, "composer": 0.1, "none": 0.4}
+    if stage == "all":
+        return {"chat": 0.35, "composer": 0.05, "none": 0.6}
+    return {"chat": 0.08, "composer": 0.02, "none": 0.9}
 
 
 def start_network(plan: Plan, stage: str) -> XComposer2:
-    """The network as the stage before left it."""
+    """The network as the stage before left it, or this one when it was stopped."""
     torch.manual_seed(plan.seed)
     network = XComposer2(Config(vocab_size=VOCABULARY))
-    before = {"see": "language", "all": "see"}.get(stage)
-    if before:
-        network.load_state_dict(torch.load(plan.work / f"{before}.pt")["network"])
-    if stage in ("see", "all"):
+    if stage in ("see", "features", "all"):
+        order = {"see": ("see", "language"), "features": ("see",), "all": ("all", "see")}[stage]
+        before = next(plan.work / f"{name}.pt" for name in order if (plan.work / f"{name}.pt").exists())
+        network.load_state_dict(torch.load(before)["network"])
         network.tower.load_state_dict(torch.load(plan.work / "tower.pt")["tower"])
     return network
-
-
-def drawer(plan: Plan, stage: str, rng: random.Random):
-    if stage == "language":
-        return lambda: samples.text_sample(rng)
-    pictures = samples.Pictures(pool.Pool(plan.work / "scenes"), rng)
-    return lambda: samples.picture_sample(pictures, rng, "one" if stage == "see" else "all")
 
 
 def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+        port = 29517 + STAGES.index(name)
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=world)
     network = start_network(plan, name)
-    stage = {"language": language_stage, "see": see_stage, "all": all_stage}[name](plan)
+    if plan.compiled:
+        trainer.compile_layers(network)
+    if name == "tower":
+        crowds, way = pool.Pool(plan.work / "crowds"), trainer.Way(plan.of(name), plan.steps)
+        tower_stage.run(network, crowds, way, random.Random(f"tower {plan.seed} {rank}"), plan.work / "tower.pt")
+        return
+    if name == "features":
+        pool.write_features(plan.work / "scenes", network.tower, rank, world)
+        return
+    stage = {"language": language_stage, "see": see_stage, "all": last_stage}[name](plan)
     rng = random.Random(f"{name} {plan.seed} {rank}")
     tokenizer = Tokenizer(plan.work / "tokenizer.model")
-    rows = network.config.vision.rows
-    stream = batches.stream(drawer(plan, name, rng), tokenizer, rows, rng, plan.positions, FRAMES[name])
-    follow = plan.work / "tower.pt" if name == "see" else None
-    trainer.run(network, stream, stage, plan.work, follow=follow)
+    way = trainer.Way(stage.seconds, stage.steps)
+    if name == "language":
+        draw = lambda: samples.text_sample(rng)
+    else:
+        scenes = pool.Pool(plan.work / "scenes")
+        some = random.Random(f"whitening {plan.seed}")
+        Whitening(network, torch.stack([torch.from_numpy(scenes.sample(some)[1].copy()) for _ in range(192)])).begin(network)
+        if name == "all":
+            scenes = pool.Pool(plan.work / "scenes", network.tower)
+        pictures = samples.Pictures(scenes, rng)
+        draw = lambda: samples.picture_sample(pictures, rng, way.share) if name == "see" else samples.any_sample(pictures, rng)
+    frames = lambda: frames_at(name, way.share)
+    stream = batches.stream(draw, tokenizer, network.config.vision.rows, rng, plan.positions, frames)
+    follow = plan.work / "tower.pt" if name == "see" else None  # the last stage has its features already
+    trainer.run(network, stream, stage, way, plan.work, follow=follow)
 
 
 def run_stage(plan: Plan, name: str) -> None:
@@ -146,8 +158,6 @@ def run_stage(plan: Plan, name: str) -> None:
         draw_pools(plan)
     elif name == "tokenizer":
         make_tokenizer(plan)
-    elif name == "tower":
-        train_tower(plan)
     elif name == "export":
         network = start_network(plan, "language")
         network.load_state_dict(torch.load(plan.work / "all.pt")["network"])

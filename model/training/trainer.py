@@ -2,7 +2,7 @@
 
 Stages are limited by time, because the machine is shared; `steps` limits the smoke run. Several processes
 may train together (one thread each does better on a shared machine than threads that wait for each other):
-every one draws its own batches and gradients are averaged over gloo.
+every one draws its own batches, and every few steps all go on from the mean of their weights.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from model import XComposer2
 from optimizer import Optimizers, clip
 
 PAUSE_FILE = Path("/tmp/PAUSE_TRAINING")
+TOGETHER = 8  # steps between two averagings of the processes' weights
 
 
 @dataclass
@@ -60,15 +61,24 @@ def loss_of(network: XComposer2, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     return F.cross_entropy(logits, wanted), logits.argmax(-1) == wanted
 
 
-def average_gradients(parameters: list) -> None:
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    if world == 1:
+def compile_layers(network: XComposer2) -> None:
+    """The layers' small operations fused; lengths stay free, so that few shapes are compiled."""
+    torch._dynamo.config.recompile_limit = 64
+    for layer in network.model.layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+    for layer in network.tower.encoder["layers"]:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
+def average_weights(parameters: list) -> None:
+    """Every process goes on from the mean of all. Done every few steps: waiting for each other costs most."""
+    if not dist.is_initialized():
         return
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in parameters])
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
     dist.all_reduce(flat)
-    flat /= world
+    flat /= dist.get_world_size()
     for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters])):
-        parameter.grad = piece.view_as(parameter).clone()
+        parameter.data.copy_(piece.view_as(parameter))
 
 
 def agreed(value: float) -> float:
@@ -82,7 +92,10 @@ def agreed(value: float) -> float:
 
 def save(network: XComposer2, path: Path, **more) -> None:
     partial = path.with_suffix(".part")
-    torch.save({"network": network.state_dict(), **more}, partial)
+    tensors = network.state_dict()
+    if network.whitening is not None:
+        tensors = network.whitening.folded(tensors)
+    torch.save({"network": tensors, **more}, partial)
     os.replace(partial, path)
 
 
@@ -98,7 +111,29 @@ class TowerFollower:
             self.network.tower.load_state_dict(torch.load(self.path)["tower"])
 
 
-def run(network: XComposer2, batches, stage: Stage, folder: Path, every: int = 100, follow: Path | None = None) -> None:
+class Way:
+    """How far a stage has come: by the time spent in steps, or by the steps of a smoke run.
+
+    Time in which the process was stopped or paused is not counted: no step counts for more than `LONGEST_STEP`.
+    """
+
+    LONGEST_STEP = 20.0  # seconds
+
+    def __init__(self, seconds: float, steps: int | None):
+        self.seconds, self.steps = seconds, steps
+        self.spent, self.done, self.last = 0.0, 0, time.time()
+
+    def step(self) -> None:
+        now = time.time()
+        self.spent += min(now - self.last, self.LONGEST_STEP)
+        self.done, self.last = self.done + 1, now
+
+    @property
+    def share(self) -> float:
+        return self.spent / self.seconds if self.steps is None else self.done / self.steps
+
+
+def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, every: int = 100, follow: Path | None = None) -> None:
     follower = TowerFollower(network, follow) if follow else None
     named = list(network.named_parameters())
     for name, parameter in named:
@@ -107,23 +142,24 @@ def run(network: XComposer2, batches, stage: Stage, folder: Path, every: int = 1
     optimizers = Optimizers(groups, stage.lr)
     trained = [p for _, p in named if p.requires_grad]
     leader = not dist.is_initialized() or dist.get_rank() == 0
-    began, paused, step = time.time(), 0.0, 0
+    step = 0
     right: dict[str, float] = {}
     smooth, tokens = None, 0
     while True:
         while PAUSE_FILE.exists():
             time.sleep(1)
-            paused += 1
-        share = agreed((time.time() - began - paused) / stage.seconds if stage.steps is None else step / stage.steps)
-        if share >= 1:
-            break
+        share = way.share
+        if step % TOGETHER == 0:
+            average_weights(trained)
+            if agreed(share) >= 1:
+                break
+        share = min(share, 1.0)
         if follower and step % 20 == 0:
             follower.look()
         batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
             loss, hits = loss_of(network, batch)
         loss.backward()
-        average_gradients(trained)
         norm = clip(trained)
         if share < stage.frozen_share:
             for name, parameter in named:
@@ -132,13 +168,13 @@ def run(network: XComposer2, batches, stage: Stage, folder: Path, every: int = 1
         factor = min(1.0, (step + 1) / stage.warm_up) * max(stage.last_factor, 1 - share)
         optimizers.step(factor)
         step += 1
+        way.step()
         tokens += batch.ids.numel()
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         hit = hits.float().mean().item()
         right["token"] = hit if "token" not in right else 0.98 * right["token"] + 0.02 * hit
         if leader and step % 25 == 0:
-            spent = time.time() - began
-            print(f"{stage.name} {step} {spent:.0f}s {share:.0%} loss {smooth:.4f} token {right['token']:.4f} norm {norm:.2f} {tokens / spent:.0f} pos/s", flush=True)
+            print(f"{stage.name} {step} {way.spent:.0f}s {share:.0%} loss {smooth:.4f} token {right['token']:.4f} norm {norm:.2f} {tokens / way.spent:.0f} pos/s", flush=True)
         if leader and step % every == 0:
             save(network, folder / f"{stage.name}.pt", step=step)
     if leader:

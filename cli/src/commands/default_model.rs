@@ -1,21 +1,43 @@
-//! Which checkpoint to serve when none is named: a tiny one with random weights, made on the spot. It shows that everything
-//! runs; what it says means nothing.
+//! Which checkpoint to serve when none is named: the small one that is built into the binary. It was trained on the world of
+//! `model/training/README.md`, pictures of coloured shapes and short words, and knows nothing else.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use inkstone_model::synthesize::{Preset, SynthesizeOptions, synthesize};
+use anyhow::Context;
 use tempfile::TempDir;
 
 use crate::telemetry::Console;
 
-/// A checkpoint's folder; a made one goes when this is dropped.
+/// The files of the checkpoint, as the training program exported them.
+macro_rules! pretrained {
+    ($($name:literal),* $(,)?) => {
+        [$((
+            $name,
+            include_bytes!(concat!("../../../model/pretrained/inkstone-small/", $name)).as_slice(),
+        )),*]
+    };
+}
+
+const NAME: &str = "inkstone-small";
+const FILES: [(&str, &[u8]); 5] = pretrained![
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "model.safetensors",
+];
+
+/// A checkpoint's folder; an unpacked one goes when this is dropped.
 pub(crate) enum ModelDir {
     Given(PathBuf),
-    Made(TempDir),
+    Unpacked(TempDir),
 }
 
 impl ModelDir {
-    /// `given`, or a tiny random checkpoint.
+    /// `given`, or the small checkpoint, unpacked to a temporary folder.
     pub(crate) fn given_or_default(
         given: Option<&Path>,
         console: &Console,
@@ -24,21 +46,29 @@ impl ModelDir {
             return Ok(Self::Given(dir.to_owned()));
         }
         console.line(
-            "no --model given: serving a tiny model with random weights, which answers nonsense",
+            "no --model given: serving inkstone-small, which knows pictures of coloured shapes and short words",
         );
         let parent = tempfile::Builder::new()
             .prefix("inkstone-model-")
             .tempdir()?;
-        let out = parent.path().join("inkstone-tiny-random");
-        synthesize(Preset::Tiny, 0, &out, SynthesizeOptions::default(), &|_| {})?;
-        Ok(Self::Made(parent))
+        let dir = parent.path().join(NAME);
+        unpack(&dir).with_context(|| format!("cannot unpack the model to {}", dir.display()))?;
+        Ok(Self::Unpacked(parent))
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> PathBuf {
         match self {
             Self::Given(dir) => dir.clone(),
-            Self::Made(parent) => parent.path().join("inkstone-tiny-random"),
+            Self::Unpacked(parent) => parent.path().join(NAME),
         }
     }
+}
+
+fn unpack(dir: &Path) -> std::io::Result<()> {
+    fs::create_dir(dir)?;
+    for (name, content) in FILES {
+        fs::write(dir.join(name), content)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,12 @@
 //! `inkstone eval`: fresh cases of the small world, asked through the whole cluster, and how many of them it gets right.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Context;
 use inkstone_proto::v1::{
@@ -29,6 +35,7 @@ const MAX_TRIES: usize = 120;
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 
 /// One answer beside what it should be.
+#[derive(Serialize)]
 struct Answer {
     kind: &'static str,
     wanted: String,
@@ -49,6 +56,10 @@ pub(crate) fn run(arguments: EvalArguments, console: &Console) -> anyhow::Result
         let mut held = hold_all(client, &arguments, console).await?;
         held.sort_unstable_by_key(|held| (held.skill, held.index));
         show_wrong(&held, arguments.show, console);
+        if let Some(path) = &arguments.answers {
+            write_answers(&held, path)
+                .with_context(|| format!("cannot write answers to {}", path.display()))?;
+        }
         let figures = Figures::of(&held);
         if arguments.json {
             let report = Report { skills: figures };
@@ -229,6 +240,30 @@ fn show_wrong(held: &[Held], most: usize, console: &Console) {
             }
         }
     }
+}
+
+/// Every answer, by skill and case, one JSON object a line.
+fn write_answers(held: &[Held], path: &Path) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        skill: &'static str,
+        case: u64,
+        #[serde(flatten)]
+        answer: &'a Answer,
+    }
+    let mut file = BufWriter::new(File::create(path)?);
+    for held in held {
+        for answer in &held.answers {
+            let line = Line {
+                skill: held.skill.name(),
+                case: held.index,
+                answer,
+            };
+            serde_json::to_writer(&mut file, &line)?;
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file.flush()?)
 }
 
 #[derive(Serialize)]

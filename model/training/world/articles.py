@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from .language import Language, any_language
 from .scene import COLOURS, SHAPES, SIZES, Scene, Thing
 
+MOST_PARAGRAPHS = 4
 Item = tuple  # (size or None, colour, shape)
 
 
@@ -93,7 +94,7 @@ def any_article(rng: random.Random, language: Language | None = None, mixed: boo
     """An article as input of the later steps: shown and unshown paragraphs in any order, any wording."""
     language = language or any_language(rng)
     topic = rng.randrange(10)
-    count = rng.randint(2, 6)
+    count = rng.randint(2, MOST_PARAGRAPHS)
     shows = [rng.random() < 0.6 for _ in range(count)] if mixed else [True] * count
     if not any(shows):
         shows[rng.randrange(count)] = True
@@ -118,7 +119,7 @@ def any_request(rng: random.Random, style: str | None = None) -> tuple[str, Arti
     language = any_language(rng)
     wording = language.texts["article"]
     style = style or rng.choice(("title", "detailed", "outline", "plain"))
-    topic, count = rng.randrange(10), rng.randint(2, 5)
+    topic, count = rng.randrange(10), rng.randint(2, MOST_PARAGRAPHS)
     title_style = 0
     answer_in = language
     facts = {"place": place(language, topic)}
@@ -152,7 +153,7 @@ def picture_request(scenes: list[Scene], rng: random.Random) -> tuple[str, Artic
     language = any_language(rng)
     wording = language.texts["article"]
     items = [item_of(t) for s in scenes for t in s.things]
-    count = rng.randint(2, 5)
+    count = rng.randint(2, MOST_PARAGRAPHS)
     items = items[:count]
     request = rng.choice(wording["requests"]["pictures"]).format(n=_number(language, count, rng))
     plan = items + [None] * (count - len(items))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -19,11 +20,9 @@ from .scene import SIDE, Look, Print, Scene, Thing
 
 SCALE = 3
 CANVAS = SIDE * SCALE
-FONT_FOLDERS = (
-    "/usr/share/fonts/truetype/dejavu/",
-    "/usr/share/fonts/truetype/liberation/",
-)
-# Liberation's files are named with the style after a dash as well, so one rule does for both.
+# The fonts that ship with the world's other implementation; Arimo, Tinos and Cousine are Liberation's outlines by another name.
+FONT_FOLDER = Path(__file__).resolve().parents[2] / "world" / "fonts"
+FONT_FILES = {"LiberationSans-Bold": "Arimo-Bold", "LiberationSerif-Bold": "Tinos-Bold", "LiberationMono-Bold": "Cousine-Bold"}
 _ROUND = [(math.cos(math.tau * k / 48), math.sin(math.tau * k / 48)) for k in range(48)]
 
 
@@ -87,13 +86,7 @@ def draw_shape(canvas: Image.Image, thing: Thing) -> None:
 
 @lru_cache(maxsize=256)
 def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    for folder in FONT_FOLDERS:
-        for tail in (".ttf", "-Regular.ttf"):
-            try:
-                return ImageFont.truetype(folder + name + tail, size)
-            except OSError:
-                continue
-    raise FileNotFoundError(f"font {name} not found in {FONT_FOLDERS}: install fonts-dejavu and fonts-liberation")
+    return ImageFont.truetype(FONT_FOLDER / f"{FONT_FILES.get(name, name)}.ttf", size)
 
 
 def dots_mask(word: Print) -> tuple[Image.Image, list[float]]:

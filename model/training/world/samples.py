@@ -73,7 +73,7 @@ class Pictures:
         while True:  # a pool too small to have one
             scene = draw_scene(self.rng, kinds=[(colour, shape)])
             if size in (None, scene.things[0].size):
-                return scene, model_pixels(draw_picture(scene))
+                return scene, self.pool.look(model_pixels(draw_picture(scene)))
 
     def not_showing(self, item, like: bool) -> tuple[Scene, np.ndarray]:
         """A picture without the thing; `like`: with one of the same colour or shape."""
@@ -220,7 +220,7 @@ def fitting(article: articles.Article, count: int | None) -> list[int]:
 
 def places(rng: random.Random, pictures: Pictures | None = None) -> Sample:
     article = articles.any_article(rng)
-    count = rng.choice((None, rng.randint(1, 6)))
+    count = rng.choice((None, rng.randint(1, articles.MOST_PARAGRAPHS)))
     uploads: Sample = []
     if pictures is not None:
         count = rng.randint(1, 2)
@@ -269,7 +269,7 @@ def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None
         if segment != where[-1]:
             parts.append(Seen(pictures.showing(article.items[segment - 1])[1]))
     item = article.items[where[-1] - 1]
-    count = candidates or rng.choice((2, 3, 4))
+    count = candidates or rng.choice((2, 2, 3, 4))
     right = rng.randrange(count)
     parts.append(Said("候选|图像|包括|: "))
     for number in range(count):
@@ -300,38 +300,54 @@ def echo(rng: random.Random) -> Sample:
 # -------------------------------------------------------------------- mixing
 
 
+TEXT = {"echo": 0.12, "told": 0.22, "compose": 0.20, "places": 0.12, "caption": 0.14, "edit": 0.20}
+# What the seeing stage draws, by how far it has come: first short samples that teach looking and copying.
+SEEING = (
+    (0.20, {"echo": 0.24, "chat": 0.42, "told": 0.07, "compose": 0.07, "places": 0.05, "caption": 0.06, "edit": 0.09}),
+    (0.50, {"echo": 0.03, "chat": 0.50, "several": 0.10, "choice": 0.09, "compose": 0.07, "compose_pictures": 0.03, "places": 0.06, "caption": 0.06, "edit": 0.06}),
+    (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
+)
+# What the last stage draws: everything, those skills most that are learnt slowest.
+EVERYTHING = {"chat": 0.36, "several": 0.16, "choice": 0.14, "compose": 0.10, "compose_pictures": 0.05, "places": 0.07, "places_pictures": 0.01, "caption": 0.08, "edit": 0.03}
+
+
+def named_sample(name: str, rng: random.Random, pictures: Pictures | None, turns: int = 4) -> Sample:
+    if name == "chat":
+        return chat(pictures, rng, turns)
+    if name == "several":
+        return several(pictures, rng, turns=4)
+    if name == "choice":
+        return choice(pictures, rng)
+    if name == "compose_pictures":
+        return compose_pictures(pictures, rng)
+    if name == "places_pictures":
+        return places(rng, pictures)
+    if name == "told":
+        return told(draw_scene(rng), rng, min(turns, 3))
+    return {"echo": echo, "compose": compose, "places": places, "caption": captions, "edit": edit}[name](rng)
+
+
+def by_lot(shares: dict[str, float], rng: random.Random) -> str:
+    return rng.choices(list(shares), weights=list(shares.values()))[0]
+
+
 def text_sample(rng: random.Random) -> tuple[str, Sample]:
     """The language stage: (skill, sample) without pictures."""
-    roll = rng.random()
-    if roll < 0.18:
-        return "echo", echo(rng)
-    if roll < 0.38:
-        return "told", told(draw_scene(rng), rng)
-    if roll < 0.57:
-        return "compose", compose(rng)
-    if roll < 0.69:
-        return "places", places(rng)
-    if roll < 0.81:
-        return "caption", captions(rng)
-    return "edit", edit(rng)
+    name = by_lot(TEXT, rng)
+    return name, named_sample(name, rng, None)
 
 
-def picture_sample(pictures: Pictures, rng: random.Random, stage: str) -> tuple[str, Sample]:
-    """The seeing stages. `one`: one picture only; `all`: everything, composition mixed in."""
-    roll = rng.random()
-    if stage == "one":
-        return ("chat", chat(pictures, rng, 7)) if roll < 0.62 else text_sample(rng)
-    if roll < 0.44:
-        return "chat", chat(pictures, rng)
-    if roll < 0.60:
-        return "several", several(pictures, rng)
-    if roll < 0.76:
-        return "choice", choice(pictures, rng)
-    if roll < 0.82:
-        return "compose", compose_pictures(pictures, rng)
-    if roll < 0.84:
-        return "places", places(rng, pictures)
-    return text_sample(rng)
+def picture_sample(pictures: Pictures, rng: random.Random, share: float) -> tuple[str, Sample]:
+    """The seeing stage at `share` of its way."""
+    shares = next(mix for end, mix in SEEING if min(share, 1.0) < end)
+    name = by_lot(shares, rng)
+    return name, named_sample(name, rng, pictures, turns=2 if share < SEEING[0][0] else 5)
+
+
+def any_sample(pictures: Pictures, rng: random.Random) -> tuple[str, Sample]:
+    """The last stage."""
+    name = by_lot(EVERYTHING, rng)
+    return name, named_sample(name, rng, pictures, turns=7)
 
 
 def spoken(sample: Sample) -> str:

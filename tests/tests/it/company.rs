@@ -96,7 +96,7 @@ fn request(index: usize) -> ChatRequest {
         .collect();
     parts.push(text(&question.join(" ")));
     let mut messages = vec![user(parts)];
-    if index % 5 == 0 {
+    if index.is_multiple_of(5) {
         messages.push(assistant("It is."));
         messages.push(user(vec![text("Again?")]));
     }
@@ -160,7 +160,7 @@ async fn in_company(address: &str) -> Vec<Answers> {
     for index in 0..REQUESTS {
         let other = client.clone();
         running.spawn(async move { (index, collect(other, request(index)).await) });
-        if index % 4 == 0 {
+        if index.is_multiple_of(4) {
             let mut fickle = client.clone();
             running.spawn(async move {
                 let mut stream = open(&mut fickle, &request(index + REQUESTS)).await;

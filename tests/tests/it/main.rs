@@ -1,5 +1,6 @@
-//! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` real processes,
-//! `eval` and `bench` what those commands print, `tidy` the rules of the house.
+//! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` and `company` real
+//! processes, `eval` and `bench` what those commands print, `small_model` the checkpoint that ships, `training` the program that
+//! made it, `tidy` the rules of the house.
 
 #![allow(
     clippy::print_stdout,
@@ -13,4 +14,6 @@ mod company;
 mod end_to_end;
 mod eval;
 mod golden;
+mod small_model;
 mod tidy;
+mod training;

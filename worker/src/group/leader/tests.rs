@@ -451,9 +451,13 @@ async fn a_failed_step_tells_every_owner_and_refuses_new_work() {
     }
     assert!(matches!(events.next().await, Some(Err(_))));
     assert!(events.next().await.is_none());
-    let status = handle.status().borrow().clone();
+    // Owners are told first, so that nothing ends their connections before.
+    let mut status = handle.status();
+    let status = status
+        .wait_for(|status| *status != GroupStatus::Serving)
+        .await;
     assert_eq!(
-        status,
+        *status.unwrap(),
         GroupStatus::Failed("rank 1 is gone: it was killed".to_owned())
     );
     let (connection, mut events) = handle.connect().await;
