@@ -145,7 +145,7 @@ def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
         if name == "all":
             scenes = pool.Pool(plan.work / "scenes", network.tower)
         pictures = samples.Pictures(scenes, rng)
-        draw = lambda: samples.picture_sample(pictures, rng, way.share) if name == "see" else samples.any_sample(pictures, rng)
+        draw = lambda: samples.picture_sample(pictures, rng, way.share) if name == "see" else samples.any_sample(pictures, rng, way.share)
     frames = lambda: frames_at(name, way.share)
     stream = batches.stream(draw, tokenizer, network.config.vision.rows, rng, plan.positions, frames)
     follow = plan.work / "tower.pt" if name == "see" else None  # the last stage has its features already

@@ -148,6 +148,26 @@ def chat(pictures: Pictures, rng: random.Random, count: int = 5) -> Sample:
     return sample
 
 
+DRILLED = ("where", "where", "where", "what", "what", "size", "size", "yes_no", "yes_no", "yes_no", "count", "count", "compare", "compare", "colour", "shape", "read")
+
+
+def drill(pictures: Pictures, rng: random.Random, count: int = 14) -> Sample:
+    """Many questions about one picture, none twice."""
+    scene, pixels = pictures.any()
+    language = any_language(rng)
+    turns: dict[str, str] = {}
+    for _ in range(2 * count):
+        _, question, answer = questions.any_question(scene, language, rng, DRILLED)
+        turns.setdefault(question, answer)
+        if len(turns) == count:
+            break
+    (first, answer), *rest = turns.items()
+    sample = opening(first, pixels, rng) + [Answer(answer)]
+    for question, answer in rest:
+        sample += [turn(question), Answer(answer)]
+    return sample
+
+
 def several(pictures: Pictures, rng: random.Random, count: int | None = None, turns: int = 3) -> Sample:
     """Two or three pictures in one prompt."""
     count = count or rng.choice((2, 2, 3))
@@ -308,14 +328,20 @@ SEEING = (
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
 # What the last stage draws: everything, those skills most that are learnt slowest.
-EVERYTHING = {"chat": 0.36, "several": 0.16, "choice": 0.14, "compose": 0.10, "compose_pictures": 0.05, "places": 0.07, "places_pictures": 0.01, "caption": 0.08, "edit": 0.03}
+EVERYTHING = {"chat": 0.22, "drill": 0.14, "several": 0.18, "choice": 0.14, "compose": 0.09, "compose_pictures": 0.05, "places": 0.08, "places_pictures": 0.01, "caption": 0.08, "edit": 0.02}
+# At its beginning: to find the one thing that is red and a circle is what most skills wait for, and many questions about one
+# picture teach it fastest.
+DRILL = {"drill": 0.62, "several": 0.10, "choice": 0.02, "compose": 0.07, "compose_pictures": 0.02, "places": 0.06, "caption": 0.08, "edit": 0.03}
+DRILL_SHARE = 0.36
 
 
 def named_sample(name: str, rng: random.Random, pictures: Pictures | None, turns: int = 4) -> Sample:
     if name == "chat":
         return chat(pictures, rng, turns)
     if name == "several":
-        return several(pictures, rng, turns=4)
+        return several(pictures, rng, turns=5)
+    if name == "drill":
+        return drill(pictures, rng)
     if name == "choice":
         return choice(pictures, rng)
     if name == "compose_pictures":
@@ -344,9 +370,9 @@ def picture_sample(pictures: Pictures, rng: random.Random, share: float) -> tupl
     return name, named_sample(name, rng, pictures, turns=2 if share < SEEING[0][0] else 5)
 
 
-def any_sample(pictures: Pictures, rng: random.Random) -> tuple[str, Sample]:
-    """The last stage."""
-    name = by_lot(EVERYTHING, rng)
+def any_sample(pictures: Pictures, rng: random.Random, share: float) -> tuple[str, Sample]:
+    """The last stage at `share` of its way."""
+    name = by_lot(DRILL if share < DRILL_SHARE else EVERYTHING, rng)
     return name, named_sample(name, rng, pictures, turns=7)
 
 
