@@ -306,6 +306,7 @@ class XComposer2(nn.Module):
             nn.Linear(config.hidden_size, config.hidden_size),
         )
         self.whitening = None  # training only: see whitening.py
+        self.partial_lora = True  # False: picture rows go through the base weights alone
         self.apply(_start)
         _start_positions(self.tower.embeddings.position_embedding, config.vision)
         for layer in self.model.layers:
@@ -335,6 +336,7 @@ class XComposer2(nn.Module):
     def hidden(self, ids, pictures=None, positions=None, mask=None, past=None):
         """Final hidden rows [B, T, H] and each layer's new keys and values. `mask` None: causal, nothing before."""
         x, rows = self.embed(ids, pictures)
+        rows = rows if self.partial_lora else None
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         if positions.dim() == 2:

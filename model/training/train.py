@@ -38,6 +38,7 @@ from whitening import Whitening
 from world import samples
 
 VOCABULARY = 2048
+BLIND = 0.07  # of the batches with pictures: see `trainer.loss_of`
 STAGES = ("pool", "tokenizer", "tower", "language", "see", "features", "all", "export")
 
 
@@ -87,12 +88,12 @@ def language_stage(plan: Plan) -> trainer.Stage:
 
 def see_stage(plan: Plan) -> trainer.Stage:
     parts = {"projector": 1.0, "plora": 1.0, "base": 0.8}
-    return trainer.Stage("see", plan.of("see"), 4e-3, parts, plan.steps, warm_up=30)
+    return trainer.Stage("see", plan.of("see"), 4e-3, parts, plan.steps, warm_up=30, blind_share=BLIND)
 
 
 def last_stage(plan: Plan) -> trainer.Stage:
     parts = {"projector": 1.0, "plora": 1.0, "base": 0.9}
-    return trainer.Stage("all", plan.of("all"), 2.6e-3, parts, plan.steps, warm_up=40)
+    return trainer.Stage("all", plan.of("all"), 2.6e-3, parts, plan.steps, warm_up=40, blind_share=BLIND)
 
 
 def frames_at(stage: str, share: float) -> dict[str, float]:

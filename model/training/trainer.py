@@ -35,6 +35,7 @@ class Stage:
     last_factor: float = 0.02
     frozen_share: float = 0.0  # for this first share of the stage, `late` parts stay frozen
     late: tuple[str, ...] = field(default_factory=tuple)
+    blind_share: float = 0.0  # of the batches: Partial LoRA off and pictures swapped, so that nothing is seen without it
 
 
 def part_of(name: str) -> str:
@@ -46,9 +47,16 @@ def part_of(name: str) -> str:
     return "plora" if ".Plora_" in name else "base"
 
 
-def loss_of(network: XComposer2, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross entropy over learnt tokens, and whether each was the most likely one."""
+def loss_of(network: XComposer2, batch: Batch, blind: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross entropy over learnt tokens, and whether each was the most likely one.
+
+    `blind`: without Partial LoRA, and with the pictures dealt out wrongly. The base is trained beside Partial LoRA and
+    would else learn to read picture rows by itself; so it learns that without Partial LoRA they say nothing.
+    """
+    network.partial_lora = not blind
     pictures = network.see(batch.pixels) if batch.pixels is not None else None
+    if blind and pictures is not None:
+        pictures = pictures.detach().roll(1, 0)
     _, past = network.hidden(batch.frame)
     start, length = batch.frame.shape[1], batch.ids.shape[1]
     mask = torch.ones(length, start + length, dtype=torch.bool).tril(start)
@@ -157,8 +165,9 @@ def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, ever
         if follower and step % 20 == 0:
             follower.look()
         batch = next(batches)
+        blind = batch.pixels is not None and torch.rand(()).item() < stage.blind_share
         with torch.autocast("cpu", torch.bfloat16):
-            loss, hits = loss_of(network, batch)
+            loss, hits = loss_of(network, batch, blind)
         loss.backward()
         norm = clip(trained)
         if share < stage.frozen_share:
@@ -170,11 +179,12 @@ def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, ever
         step += 1
         way.step()
         tokens += batch.ids.numel()
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        hit = hits.float().mean().item()
-        right["token"] = hit if "token" not in right else 0.98 * right["token"] + 0.02 * hit
+        if not blind:
+            smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        hit, kind = hits.float().mean().item(), "blind" if blind else "token"
+        right[kind] = hit if kind not in right else 0.98 * right[kind] + 0.02 * hit
         if leader and step % 25 == 0:
-            print(f"{stage.name} {step} {way.spent:.0f}s {share:.0%} loss {smooth:.4f} token {right['token']:.4f} norm {norm:.2f} {tokens / way.spent:.0f} pos/s", flush=True)
+            print(f"{stage.name} {step} {way.spent:.0f}s {share:.0%} loss {smooth or 0:.4f} token {right.get('token', 0):.4f} blind {right.get('blind', 0):.4f} norm {norm:.2f} {tokens / way.spent:.0f} pos/s", flush=True)
         if leader and step % every == 0:
             save(network, folder / f"{stage.name}.pt", step=step)
     if leader:

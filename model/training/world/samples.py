@@ -148,7 +148,7 @@ def chat(pictures: Pictures, rng: random.Random, count: int = 5) -> Sample:
     return sample
 
 
-DRILLED = ("where", "where", "where", "what", "what", "size", "size", "yes_no", "yes_no", "yes_no", "count", "count", "compare", "compare", "colour", "shape", "read")
+DRILLED = ("where", "where", "what", "what", "size", "size", *["yes_no"] * 5, *["count"] * 4, "compare", "compare", "colour", "shape", "read")
 
 
 def drill(pictures: Pictures, rng: random.Random, count: int = 14) -> Sample:
@@ -181,6 +181,44 @@ def several(pictures: Pictures, rng: random.Random, count: int | None = None, tu
     sample = ask(*parts, Said(asked[0][0])) + [Answer(asked[0][1])]
     for question, answer in asked[1:]:
         sample += [turn(question), Answer(answer)]
+    return sample
+
+
+def lone_kinds(scenes: list[Scene], number: int) -> list[tuple[str, str]]:
+    """(colour, shape) that this scene shows and no other does."""
+    others = {t.kind for s in scenes[:number] + scenes[number + 1 :] for t in s.things}
+    return sorted({t.kind for t in scenes[number].things} - others)
+
+
+def match(pictures: Pictures, rng: random.Random, turns: int = 10) -> Sample:
+    """Two to four pictures, and again and again a thing that only one of them shows: which one?
+
+    Asked as a question about numbered pictures, or as the choice among lettered candidates.
+    """
+    count = rng.choice((2, 2, 3, 3, 4))
+    shown = [pictures.any() for _ in range(count)]
+    asked = [(number, kind) for number in range(count) for kind in lone_kinds([s for s, _ in shown], number)]
+    if not asked:
+        return match(pictures, rng, turns)
+    rng.shuffle(asked)
+    lettered = rng.random() < 0.5
+    parts: Sample = []
+    for number, (_, pixels) in enumerate(shown):
+        parts += [Said(f"{'ABCD'[number]}." if lettered else f"Image{number + 1} "), Seen(pixels)]
+        parts.append(Said("; " if not lettered else "\n" if number + 1 < count else ""))
+    sample: Sample = []
+    for number, kind in asked[:turns]:
+        language = any_language(rng)
+        if lettered:
+            text = articles.seen(language, (None, *kind), rng.randrange(6))
+            context = f"根据|给定|上下文|和|候选|图像|，选择|合适|的|配图|：{text}\n"
+            given = [Said(context), *([Said("候选|图像|包括|: "), *parts] if not sample else [])]
+            opened = ask(*given, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}")]
+        else:
+            wording = language.texts["pictures"]
+            question = Said(rng.choice(wording["which_shows"]).format(kind=language.kind(*kind)))
+            opened = ask(*([] if sample else parts), question) + [Answer(wording["image"].format(i=number + 1))]
+        sample += opened
     return sample
 
 
@@ -240,16 +278,22 @@ def fitting(article: articles.Article, count: int | None) -> list[int]:
 
 def places(rng: random.Random, pictures: Pictures | None = None) -> Sample:
     article = articles.any_article(rng)
-    count = rng.choice((None, rng.randint(1, articles.MOST_PARAGRAPHS)))
+    count = None
     uploads: Sample = []
     if pictures is not None:
         count = rng.randint(1, 2)
         for _ in range(count):
             uploads += [Seen(pictures.any()[1]), Said(" ")]
     full = lines(article.segments)
-    prompt = f"给定|文章|\"{full}\" 根据|上述|文章|，选择|适合|插入|图像|的|{'' if count is None else count}|行"
-    answer = "，".join(f"<Seg{k}>" for k in fitting(article, count)) + "。"
-    return ask(*uploads, Said(prompt), prefill=PLACES_PREFILL) + [Answer(answer)]
+    sample: Sample = []
+    counts = [count] if pictures is not None else rng.sample((None, *range(1, articles.MOST_PARAGRAPHS + 1)), rng.choice((1, 1, 5)))
+    for wanted in counts:  # the official prompt; now and then more counts are asked for the same article
+        prompt = "" if sample else f"给定|文章|\"{full}\" "
+        prompt += f"根据|上述|文章|，选择|适合|插入|图像|的|{'' if wanted is None else wanted}|行"
+        answer = "，".join(f"<Seg{k}>" for k in fitting(article, wanted)) + "。"
+        sample += ask(*uploads, Said(prompt), prefill=PLACES_PREFILL) + [Answer(answer)]
+        uploads = []
+    return sample
 
 
 def caption_text(article: articles.Article, segment: int) -> str:
@@ -328,10 +372,10 @@ SEEING = (
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
 # What the last stage draws: everything, those skills most that are learnt slowest.
-EVERYTHING = {"chat": 0.22, "drill": 0.14, "several": 0.18, "choice": 0.14, "compose": 0.09, "compose_pictures": 0.05, "places": 0.08, "places_pictures": 0.01, "caption": 0.08, "edit": 0.02}
+EVERYTHING = {"chat": 0.14, "drill": 0.16, "match": 0.12, "several": 0.15, "choice": 0.11, "compose": 0.11, "compose_pictures": 0.05, "places": 0.08, "places_pictures": 0.01, "caption": 0.07, "edit": 0.02}
 # At its beginning: to find the one thing that is red and a circle is what most skills wait for, and many questions about one
-# picture teach it fastest.
-DRILL = {"drill": 0.62, "several": 0.10, "choice": 0.02, "compose": 0.07, "compose_pictures": 0.02, "places": 0.06, "caption": 0.08, "edit": 0.03}
+# picture, or many about which of several it is in, teach it fastest.
+DRILL = {"drill": 0.30, "match": 0.34, "several": 0.08, "choice": 0.03, "compose": 0.08, "compose_pictures": 0.02, "places": 0.08, "caption": 0.06, "edit": 0.02}
 DRILL_SHARE = 0.36
 
 
@@ -342,6 +386,8 @@ def named_sample(name: str, rng: random.Random, pictures: Pictures | None, turns
         return several(pictures, rng, turns=5)
     if name == "drill":
         return drill(pictures, rng)
+    if name == "match":
+        return match(pictures, rng)
     if name == "choice":
         return choice(pictures, rng)
     if name == "compose_pictures":
