@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod registry;
 
 use std::{net::SocketAddr, path::PathBuf};
 

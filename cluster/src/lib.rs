@@ -3,6 +3,13 @@
 
 mod id;
 mod membership;
+mod registry;
+mod state;
 
-pub use id::{Epoch, GroupId, InvalidAddress, NodeAddress, Rank};
+pub use id::{Epoch, GroupId, InvalidAddress, NodeAddress, NodeId, Rank};
 pub use membership::{LanguageGroup, Members, Membership, MembershipError};
+pub use registry::{Announcement, Candidacy, Change, Fence, Registry, RegistryError};
+pub use state::{
+    ClusterState, CoordinatorRecord, Deployment, GroupAssignment, LanguageStatus, NodeRecord,
+    NodeStatus, Phase, Revision, Role, ShardKey, VisionStatus,
+};
