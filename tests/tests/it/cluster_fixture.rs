@@ -25,6 +25,14 @@ pub(crate) fn tiny_model() -> &'static str {
     path
 }
 
+/// The checkpoint that ships.
+pub(crate) fn small_model() -> &'static str {
+    concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../model/pretrained/inkstone-small"
+    )
+}
+
 /// A whole cluster in one process.
 pub(crate) struct Served {
     pub(crate) process: Process,

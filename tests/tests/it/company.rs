@@ -11,7 +11,7 @@ use inkstone_tests::client::{ask, assistant, connect, greedy, picture, text, use
 use tokio::{task::JoinSet, time::sleep};
 use tonic::{Code, Streaming, transport::Channel};
 
-use crate::cluster_fixture::{Served, tiny_model};
+use crate::cluster_fixture::{Served, small_model, tiny_model};
 
 const REQUESTS: usize = 64;
 const MAX_TOKENS: u32 = 24;
@@ -180,8 +180,8 @@ async fn in_company(address: &str) -> Vec<Answers> {
     answers.into_values().collect()
 }
 
-async fn same_in_company(width: &str) {
-    let quiet = Served::start(tiny_model(), &["--tensor-parallel", width]);
+async fn same_in_company(model: &str, width: &str) {
+    let quiet = Served::start(model, &["--tensor-parallel", width]);
     let alone = alone(&quiet.address).await;
     drop(quiet);
     // Room for a few requests at a time, and chunks that are no multiple of a block.
@@ -193,7 +193,7 @@ async fn same_in_company(width: &str) {
         "--max-step-tokens",
         "75",
     ];
-    let crowded = Served::start(tiny_model(), &crowded);
+    let crowded = Served::start(model, &crowded);
     let together = in_company(&crowded.address).await;
     assert_eq!(together.len(), REQUESTS);
     for (index, (together, alone)) in together.iter().zip(&alone).enumerate() {
@@ -206,12 +206,22 @@ async fn same_in_company(width: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_do_not_depend_on_company() {
-    same_in_company("1").await;
+    same_in_company(tiny_model(), "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_do_not_depend_on_company_on_two_ranks() {
-    same_in_company("2").await;
+    same_in_company(tiny_model(), "2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_the_small_model_do_not_depend_on_company() {
+    same_in_company(small_model(), "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_the_small_model_do_not_depend_on_company_on_two_ranks() {
+    same_in_company(small_model(), "2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

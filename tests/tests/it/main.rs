@@ -1,4 +1,4 @@
-//! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end` and `company` real
+//! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end`, `company` and `constraint` real
 //! processes, `eval` and `bench` what those commands print, `small_model` the checkpoint that ships, `training` the program that
 //! made it, `tidy` the rules of the house.
 
@@ -11,6 +11,7 @@
 mod bench;
 mod cluster_fixture;
 mod company;
+mod constraint;
 mod end_to_end;
 mod eval;
 mod golden;
