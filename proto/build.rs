@@ -4,7 +4,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PUBLIC_FILES: [&str; 2] = ["inkstone/v1/chat.proto", "inkstone/v1/model.proto"];
+const PUBLIC_FILES: [&str; 3] = [
+    "inkstone/v1/chat.proto",
+    "inkstone/v1/cluster.proto",
+    "inkstone/v1/model.proto",
+];
 const WORKER_FILES: [&str; 3] = [
     "inkstone/worker/v1/group.proto",
     "inkstone/worker/v1/language.proto",
