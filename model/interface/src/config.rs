@@ -130,6 +130,15 @@ impl Default for VisionConfig {
 }
 
 impl ModelConfig {
+    /// Longest prompt whose rotary base is `rope_theta`: the base of a longer one follows from its own length. `None`: all have the
+    /// same base. Cached keys of two prompts are alike only where their bases are.
+    pub fn rope_base_fixed_up_to(&self) -> Option<usize> {
+        match self.rope_scaling?.kind {
+            RopeScalingKind::Dynamic => Some(self.max_position_embeddings),
+            RopeScalingKind::Linear => None,
+        }
+    }
+
     /// Reads and checks the `config.json` in `dir`.
     pub fn read(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join(CONFIG_FILE);

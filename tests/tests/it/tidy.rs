@@ -7,13 +7,14 @@ use std::{
     process::Command,
 };
 
-const CRATES: [&str; 10] = [
+const CRATES: [&str; 11] = [
     "inkstone",
     "inkstone-cluster",
     "inkstone-coordinator",
     "inkstone-engine",
     "inkstone-interface",
     "inkstone-model",
+    "inkstone-prefix",
     "inkstone-proto",
     "inkstone-tests",
     "inkstone-worker",
@@ -91,13 +92,19 @@ fn check_arrows(package: &str, allowed: &[&str]) {
 fn dependency_arrows_point_as_designed() {
     check_arrows("inkstone-proto", &[]);
     check_arrows("inkstone-cluster", &[]);
-    check_arrows("inkstone-engine", &[]);
+    check_arrows("inkstone-prefix", &[]);
+    check_arrows("inkstone-engine", &["inkstone-prefix"]);
     check_arrows("inkstone-interface", &[]);
     check_arrows("inkstone-world", &[]);
     check_arrows("inkstone-model", &["inkstone-interface"]);
     check_arrows(
         "inkstone-coordinator",
-        &["inkstone-proto", "inkstone-interface", "inkstone-cluster"],
+        &[
+            "inkstone-proto",
+            "inkstone-interface",
+            "inkstone-cluster",
+            "inkstone-prefix",
+        ],
     );
     check_arrows(
         "inkstone-worker",
@@ -107,6 +114,7 @@ fn dependency_arrows_point_as_designed() {
             "inkstone-cluster",
             "inkstone-engine",
             "inkstone-model",
+            "inkstone-prefix",
         ],
     );
 }

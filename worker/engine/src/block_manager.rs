@@ -1,11 +1,9 @@
 //! Who refers to which block of the KV cache. A block is free, or referred to (by tables and reserves of requests), or cached:
 //! published, and nobody refers to it.
 
-use crate::{
-    BLOCK_TOKENS, BlockId,
-    prefix_cache::PrefixCache,
-    prompt::{PrefixHash, Prompt},
-};
+use inkstone_prefix::PrefixHash;
+
+use crate::{BLOCK_TOKENS, BlockId, prefix_cache::PrefixCache, prompt::Prompt};
 
 /// Reference counts and the free list.
 #[derive(Debug)]

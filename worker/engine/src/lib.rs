@@ -3,7 +3,7 @@
 //! runs, `apply` what the step drew, `seal` the next plan, hand the events on.
 //!
 //! Start reading in `scheduler.rs`. What stands on its own: `beam_search.rs` (which beams live on), `block_manager.rs` (who
-//! refers to which block) with `prefix_cache.rs` (which block holds what), `prompt.rs` (how contents become hashes).
+//! refers to which block) with `prefix_cache.rs` (which block holds what), `prompt.rs` (what a prompt is found by; the hashes themselves are `inkstone_prefix`).
 
 mod beam_search;
 mod block_manager;
@@ -23,7 +23,8 @@ mod step;
 pub use beam_search::{BeamSearch, Extension, SearchStep};
 pub use block_table::BlockTable;
 pub use ids::{BlockId, RequestId, SequenceId};
-pub use limits::{BLOCK_TOKENS, EngineLimits, LimitsError};
+pub use inkstone_prefix::BLOCK_TOKENS;
+pub use limits::{EngineLimits, LimitsError};
 pub use load::{Load, Stats};
 pub use request::{
     BeamAnswer, BeamParams, Decoding, DrawFailure, EndReason, EngineRequest, Event, Priority,

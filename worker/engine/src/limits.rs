@@ -1,9 +1,7 @@
 //! How much the engine may take on: every queue and every step has a bound.
 
+use inkstone_prefix::BLOCK_TOKENS;
 use thiserror::Error;
-
-/// Positions in a block of the KV cache.
-pub const BLOCK_TOKENS: usize = 16;
 
 /// Bounds of the engine, fixed for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]

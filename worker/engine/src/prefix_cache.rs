@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{BlockId, prompt::PrefixHash};
+use inkstone_prefix::PrefixHash;
+
+use crate::BlockId;
 
 /// Published blocks by their contents. A block may be found under several hashes: all of it, and up to the end of a picture inside.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! What is asked of the engine, and what it tells about it.
 
+use inkstone_prefix::Span;
+
 use crate::{RequestId, step::DrawnToken};
 
 /// A request as the engine needs to know it. How tokens are chosen stays with the executor.
@@ -103,6 +105,17 @@ impl PromptSpan {
         match self {
             Self::Tokens(ids) => ids.len(),
             Self::Picture { num_tokens, .. } => *num_tokens,
+        }
+    }
+
+    /// As its contents are hashed.
+    pub(crate) fn as_hashed(&self) -> Span<'_> {
+        match self {
+            Self::Tokens(ids) => Span::Tokens(ids),
+            Self::Picture { digest, num_tokens } => Span::Picture {
+                digest,
+                num_tokens: *num_tokens,
+            },
         }
     }
 }

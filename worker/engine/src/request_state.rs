@@ -112,7 +112,7 @@ impl RequestState {
     /// A checked request, with its first sequence.
     pub(crate) fn new(request: EngineRequest, first: Sequence, arrival: u64, phase: Phase) -> Self {
         let has_pictures = request.has_pictures();
-        let prompt = Prompt::new(request.prompt, request.cache_salt);
+        let prompt = Prompt::new(&request.prompt, request.cache_salt);
         let growth = match request.decoding {
             Decoding::Sample { branches } => Growth::Sample { branches },
             Decoding::Beam(params) => {

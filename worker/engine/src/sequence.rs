@@ -1,9 +1,11 @@
 //! One line of tokens and its place in the cache: an answer, or a live beam.
 
+use inkstone_prefix::PrefixHash;
+
 use crate::{
     BLOCK_TOKENS, BlockCopy, BlockId, BlockTable, SequenceId, TokenLogprob,
     block_manager::{BlockManager, CachedPrefix},
-    prompt::{PrefixHash, Prompt},
+    prompt::Prompt,
 };
 
 /// A sequence. Its tokens are the request's prompt, then `drawn`.

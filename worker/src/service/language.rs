@@ -38,7 +38,7 @@ pub struct LanguageServer {
 /// A group that serves.
 #[derive(Clone)]
 pub struct Serving {
-    /// What DescribeLanguage answers.
+    /// What DescribeLanguage answers; `cache_namespace` is filled in from `terms`.
     pub description: DescribeLanguageResponse,
     /// What a request is checked against.
     pub terms: Arc<RequestTerms>,
@@ -64,7 +64,9 @@ impl LanguageServer {
     }
 
     /// Takes work from now on.
-    pub fn start(&self, serving: Serving) {
+    pub fn start(&self, mut serving: Serving) {
+        // Coordinators derive salts from what requests are salted with.
+        serving.description.cache_namespace = serving.terms.cache_namespace().to_vec().into();
         *self.stage.write().expect("nobody panics with the stage") =
             Stage::Serving(Box::new(serving));
     }

@@ -12,6 +12,7 @@ pub struct RopeRule {
     scaling: Option<RopeScaling>,
     max_positions: f64,
     head_dim: f64,
+    fixed_up_to: Option<usize>,
 }
 
 impl RopeRule {
@@ -21,13 +22,14 @@ impl RopeRule {
             scaling: config.rope_scaling,
             max_positions: config.max_position_embeddings as f64,
             head_dim: config.head_dim() as f64,
+            fixed_up_to: config.rope_base_fixed_up_to(),
         }
     }
 
-    /// The base of a sequence whose prompt has `prompt_tokens` positions, for its whole life. Cached keys of two sequences are the
-    /// same only if their bases are.
-    pub fn base(&self, prompt_tokens: usize) -> f64 {
-        self.span(0, 0, prompt_tokens).base
+    /// Longest prompt that has the base of all shorter ones; `None`: all prompts have one base. Each longer prompt length has a base of
+    /// its own, for the sequence's whole life. Cached keys of two sequences are the same only if their bases are.
+    pub fn fixed_up_to(&self) -> Option<usize> {
+        self.fixed_up_to
     }
 
     /// The rows of a sequence whose base is that of a prompt of `rope_length`.
@@ -73,6 +75,7 @@ mod tests {
             }),
             max_positions,
             head_dim: 128.0,
+            fixed_up_to: Some(max_positions as usize),
         };
         rule.span(0, 1, length).base
     }

@@ -156,13 +156,16 @@ impl RequestTerms {
         Ok((parts, pictures))
     }
 
-    /// Two requests share cached blocks only where the same tokens mean the same keys and values, and their owners allow it.
+    /// Two requests share cached blocks only where the same tokens mean the same keys and values, and their owners allow it. A
+    /// coordinator computes the same from what the group says of itself.
     fn salt(&self, owner: &[u8], prompt_tokens: usize) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.model_fingerprint);
-        hasher.update(&self.rope.base(prompt_tokens).to_bits().to_le_bytes());
-        hasher.update(owner);
-        *hasher.finalize().as_bytes()
+        let class = inkstone_prefix::rope_class(prompt_tokens, self.rope.fixed_up_to());
+        inkstone_prefix::salt(self.cache_namespace(), owner, class)
+    }
+
+    /// What the group says its cached blocks are of (`DescribeLanguageResponse.cache_namespace`).
+    pub(super) fn cache_namespace(&self) -> &[u8] {
+        &self.model_fingerprint
     }
 }
 

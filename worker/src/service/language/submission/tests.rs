@@ -139,6 +139,9 @@ fn blocks_are_shared_by_one_owner_one_model_and_one_rotary_base() {
         ..terms.clone()
     };
     assert_ne!(base, salt(&other, b"a", 10));
+    // A coordinator comes to the same.
+    let class = inkstone_prefix::rope_class(10, Preset::Tiny.config().rope_base_fixed_up_to());
+    assert_eq!(base, inkstone_prefix::salt(&[1; 32], b"a", class));
     // A base grows beyond the longest position where the model scales it.
     let scaled = RequestTerms {
         rope: RopeRule::new(&Preset::TwoFive7b.config()),
