@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::watch;
 
-use crate::{GroupId, NodeAddress};
+use crate::{ClusterState, Epoch, GroupId, NodeAddress};
 
 /// The members of a cluster at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct LanguageGroup {
     pub id: GroupId,
     /// Where its leader (rank 0) answers.
     pub leader: NodeAddress,
+    /// Which life of the group this is about, for leaders that refuse requests of another; none where the list is fixed.
+    pub epoch: Option<Epoch>,
 }
 
 /// Why a list of members is refused.
@@ -56,13 +58,68 @@ impl Membership {
         Ok(Self { current })
     }
 
+    /// Those members of what a registry holds that say they serve. There may be none. To be called within a runtime, in which
+    /// a task follows for as long as there is a clone of the result.
+    pub fn follow(mut state: watch::Receiver<Arc<ClusterState>>) -> Self {
+        let members = Members::serving(&state.borrow_and_update());
+        let (sender, current) = watch::channel(Arc::new(members));
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    // Nobody reads any more.
+                    () = sender.closed() => return,
+                    changed = state.changed() => if changed.is_err() { return },
+                }
+                let members = Members::serving(&state.borrow_and_update());
+                sender.send_if_modified(|current| {
+                    let differs = **current != members;
+                    if differs {
+                        *current = Arc::new(members);
+                    }
+                    differs
+                });
+            }
+        });
+        Self { current }
+    }
+
     /// The members as last known.
     pub fn current(&self) -> Arc<Members> {
         self.current.borrow().clone()
     }
+
+    /// The members, and word of every change.
+    pub fn changes(&self) -> watch::Receiver<Arc<Members>> {
+        self.current.clone()
+    }
 }
 
 impl Members {
+    fn serving(state: &ClusterState) -> Self {
+        let ready = |id: &&GroupId| state.is_group_ready(id);
+        let group = |id: &GroupId| {
+            let (assignment, epoch) = state.groups.get(id)?;
+            let leader = state.nodes.get(assignment.ranks.first()?)?;
+            Some(LanguageGroup {
+                id: id.clone(),
+                leader: leader.address.clone(),
+                epoch: Some(*epoch),
+            })
+        };
+        let encoders = state.vision.keys().filter(|id| state.is_vision_ready(id));
+        Self {
+            language_groups: state
+                .groups
+                .keys()
+                .filter(ready)
+                .filter_map(group)
+                .collect(),
+            vision_workers: encoders
+                .filter_map(|id| Some(state.nodes.get(id)?.address.clone()))
+                .collect(),
+        }
+    }
+
     fn check(&self) -> Result<(), MembershipError> {
         if self.language_groups.is_empty() {
             return Err(MembershipError::NoLanguageGroup);
@@ -98,6 +155,7 @@ mod tests {
                 .map(|(id, leader)| LanguageGroup {
                     id: GroupId::new(*id),
                     leader: leader.parse().unwrap(),
+                    epoch: None,
                 })
                 .collect(),
             vision_workers: vision.iter().map(|text| text.parse().unwrap()).collect(),

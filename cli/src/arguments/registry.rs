@@ -1,8 +1,18 @@
 //! The flags by which a process finds its cluster's registry.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::Context;
 use clap::Args;
+use inkstone_cluster::{
+    Registry,
+    etcd::{self, EtcdSettings},
+};
 
 /// Where the cluster's members are written down.
 #[derive(Args, Clone, Debug)]
@@ -67,4 +77,36 @@ pub(crate) struct RegistryArguments {
     /// Where others reach this process; not given: the address it listens on.
     #[arg(long, env = "INKSTONE_ADVERTISE", value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,
+}
+
+impl RegistryArguments {
+    /// The registry that was named, if any. It need not answer yet.
+    pub(crate) fn connect(&self) -> anyhow::Result<Option<Arc<dyn Registry>>> {
+        if self.registry.is_empty() {
+            return Ok(None);
+        }
+        let read = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
+        let user = match (&self.registry_user, read(&self.registry_password_file)?) {
+            (Some(name), Some(password)) => {
+                let password = String::from_utf8(password).context("the password is not UTF-8")?;
+                // Editors end a file with a line break that is no part of the password.
+                Some((name.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+            }
+            _ => None,
+        };
+        let settings = EtcdSettings {
+            user,
+            ca_pem: read(&self.registry_ca)?,
+            cert_pem: read(&self.registry_cert)?,
+            key_pem: read(&self.registry_key)?,
+            lease: Duration::from_secs(self.lease_seconds),
+            ..EtcdSettings::new(self.registry.iter().cloned(), &self.cluster)
+        };
+        let registry = etcd::connect(settings).context("cannot use the registry")?;
+        Ok(Some(registry))
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

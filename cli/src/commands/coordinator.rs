@@ -17,6 +17,7 @@ pub(crate) fn run(arguments: CoordinatorArguments) -> anyhow::Result<()> {
         language_groups: vec![LanguageGroup {
             id: GroupId::new("group-0"),
             leader: arguments.language.parse()?,
+            epoch: None,
         }],
         vision_workers: vision,
     };

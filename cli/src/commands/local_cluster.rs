@@ -129,6 +129,7 @@ fn members(language: SocketAddr, vision: &[SocketAddr]) -> anyhow::Result<Member
         language_groups: vec![LanguageGroup {
             id: GroupId::new("group-0"),
             leader: language.to_string().parse()?,
+            epoch: None,
         }],
         vision_workers: vision,
     })

@@ -341,6 +341,7 @@ async fn coordinator(language: &WorkerProcess, vision: &WorkerProcess) -> Coordi
         language_groups: vec![LanguageGroup {
             id: GroupId::new("0"),
             leader: language.address.to_string().parse().unwrap(),
+            epoch: None,
         }],
         vision_workers: vec![vision.address.to_string().parse().unwrap()],
     });

@@ -78,6 +78,7 @@ impl FakeCluster {
                 .map(|(index, group)| LanguageGroup {
                     id: GroupId::new(index.to_string()),
                     leader: group.address.clone(),
+                    epoch: None,
                 })
                 .collect(),
             vision_workers: self
