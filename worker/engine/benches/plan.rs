@@ -46,6 +46,8 @@ fn decoding_scheduler() -> Scheduler {
             priority: Priority::Interactive,
             prompt_logprobs: false,
             pictures_ready: true,
+            resumed: Vec::new(),
+            first_in_line: false,
         };
         scheduler.submit(request).expect("room");
     }

@@ -3,7 +3,7 @@
 
 use inkstone_prefix::PrefixHash;
 
-use crate::{BLOCK_TOKENS, BlockId, prefix_cache::PrefixCache, prompt::Prompt};
+use crate::{BLOCK_TOKENS, BlockId, CacheChanges, prefix_cache::PrefixCache, prompt::Prompt};
 
 /// Reference counts and the free list.
 #[derive(Debug)]
@@ -154,6 +154,16 @@ impl BlockManager {
     /// Published blocks that nobody refers to.
     pub(crate) fn num_cached(&self) -> usize {
         self.cache.num_idle()
+    }
+
+    /// What came into the cache and left it since the last call.
+    pub(crate) fn take_cache_changes(&mut self) -> CacheChanges {
+        self.cache.take_changes()
+    }
+
+    /// All that is in the cache, by short hashes.
+    pub(crate) fn cached_hashes(&self) -> impl Iterator<Item = u64> {
+        self.cache.hashes()
     }
 
     /// All blocks.

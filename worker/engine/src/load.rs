@@ -3,6 +3,9 @@
 /// How busy the engine is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
+    /// Positions of requests that are yet to be computed: of those that run, and of those that wait as far as the cache told when
+    /// they came.
+    pub prefill_tokens: usize,
     /// Requests that wait: for room, or for their pictures.
     pub waiting: usize,
     /// Sequences that run. A request counts with all the answers or beams that it may yet have.

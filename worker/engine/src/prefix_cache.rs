@@ -6,6 +6,28 @@ use inkstone_prefix::PrefixHash;
 
 use crate::BlockId;
 
+/// Changes that are kept for whoever follows them: more than a step makes, but in a cache of very small blocks.
+const MAX_CHANGES: usize = 1 << 16;
+
+/// A change of the prefix cache, by a block's short hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheChange {
+    /// It can be found from now on.
+    Added(u64),
+    /// It cannot be found any more.
+    Removed(u64),
+}
+
+/// What changed in the prefix cache since somebody asked last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheChanges {
+    /// In order.
+    pub changes: Vec<CacheChange>,
+    /// There were more than are kept: only the whole tells
+    /// ([`Scheduler::cached_hashes`](crate::Scheduler::cached_hashes)), with `changes` in it already.
+    pub is_incomplete: bool,
+}
+
 /// Published blocks by their contents. A block may be found under several hashes: all of it, and up to the end of a picture inside.
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
@@ -17,6 +39,7 @@ pub(crate) struct PrefixCache {
     /// By block: its key in `idle`.
     idle_since: Vec<Option<u64>>,
     clock: u64,
+    changes: CacheChanges,
 }
 
 impl PrefixCache {
@@ -27,6 +50,7 @@ impl PrefixCache {
             idle: BTreeMap::new(),
             idle_since: vec![None; num_blocks],
             clock: 0,
+            changes: CacheChanges::default(),
         }
     }
 
@@ -39,6 +63,7 @@ impl PrefixCache {
     pub(crate) fn publish(&mut self, hash: PrefixHash, block: BlockId) {
         self.by_hash.entry(hash).or_insert_with(|| {
             self.hashes[index(block)].push(hash);
+            self.changes.note(CacheChange::Added(hash.short()));
             block
         });
     }
@@ -68,8 +93,19 @@ impl PrefixCache {
         self.idle_since[index(block)] = None;
         for hash in self.hashes[index(block)].drain(..) {
             self.by_hash.remove(&hash);
+            self.changes.note(CacheChange::Removed(hash.short()));
         }
         Some(block)
+    }
+
+    /// What changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> CacheChanges {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// All that can be found, by short hashes.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.by_hash.keys().map(PrefixHash::short)
     }
 
     /// Blocks that nobody uses.
@@ -97,6 +133,16 @@ impl PrefixCache {
             );
             assert!(self.is_published(*block), "block {block} rests unpublished");
         }
+    }
+}
+
+impl CacheChanges {
+    fn note(&mut self, change: CacheChange) {
+        if self.changes.len() >= MAX_CHANGES {
+            self.changes.clear();
+            self.is_incomplete = true;
+        }
+        self.changes.push(change);
     }
 }
 

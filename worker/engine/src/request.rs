@@ -27,6 +27,24 @@ pub struct EngineRequest {
     /// Whether the executor holds the features of all its pictures already. Otherwise the engine asks for them
     /// ([`Event::NeedsPictures`]) when it must compute a picture's rows, and waits for [`Scheduler::pictures_ready`](crate::Scheduler::pictures_ready).
     pub pictures_ready: bool,
+    /// What an earlier run of it drew, elsewhere: this run goes on after that, and tells only what is new. A branch is named at
+    /// most once; one that is not named drew nothing. Not with a beam search, which begins anew.
+    pub resumed: Vec<Resumed>,
+    /// In front of all that wait, whatever their priority: somebody is in the middle of reading its answer. Now and then another goes
+    /// between, so that nobody waits for ever.
+    pub first_in_line: bool,
+}
+
+/// A branch of which a part is drawn already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Which answer.
+    pub branch: usize,
+    /// Its tokens so far, at most `max_new_tokens`; only the last may be a stop token. Of a branch that is complete by that, only
+    /// the end is told.
+    pub token_ids: Vec<u32>,
+    /// Its end was heard of: nothing is told of it any more, whatever its tokens are.
+    pub has_ended: bool,
 }
 
 /// A piece of a prompt. What it is decides what may be shared; the engine looks at nothing else in it.
@@ -69,6 +87,9 @@ impl EngineRequest {
         if self.prompt.iter().any(picture_without_rows) {
             return Some("a picture takes at least one position");
         }
+        if let Some(wrong) = self.find_fault_in_resumed() {
+            return Some(wrong);
+        }
         match self.decoding {
             Decoding::Sample { branches: 0 } => Some("a request needs at least one answer"),
             Decoding::Beam(params)
@@ -81,6 +102,74 @@ impl EngineRequest {
             }
             Decoding::Sample { .. } | Decoding::Beam(_) => None,
         }
+    }
+}
+
+impl EngineRequest {
+    /// Answers that are told of: those whose end an earlier run has not told.
+    pub fn answers_to_tell(&self) -> usize {
+        match self.decoding {
+            Decoding::Sample { branches } => {
+                let ended = self.resumed.iter().filter(|known| known.has_ended);
+                branches - ended.count().min(branches)
+            }
+            Decoding::Beam(_) => 1,
+        }
+    }
+
+    /// What ends its answers.
+    pub(crate) fn ends(&self) -> Ends<'_> {
+        Ends {
+            stop_token_ids: &self.stop_token_ids,
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    fn find_fault_in_resumed(&self) -> Option<&'static str> {
+        let Decoding::Sample { branches } = self.decoding else {
+            let is_fresh = self.resumed.is_empty();
+            return (!is_fresh).then_some("a beam search begins anew: it resumes no answer");
+        };
+        let mut is_named = vec![false; branches];
+        for known in &self.resumed {
+            match is_named.get_mut(known.branch) {
+                None => return Some("a resumed answer is not one of those asked for"),
+                Some(true) => return Some("an answer is resumed twice"),
+                Some(named) => *named = true,
+            }
+            if known.has_ended {
+                continue;
+            }
+            let drawn = &known.token_ids;
+            if drawn.len() > self.max_new_tokens {
+                return Some("a resumed answer has more than max_new_tokens already");
+            }
+            let before_last = &drawn[..drawn.len().saturating_sub(1)];
+            let stops = |id: &u32| self.stop_token_ids.contains(id);
+            if before_last.iter().any(stops) {
+                return Some("a resumed answer goes on after a stop token");
+            }
+        }
+        (branches > 0 && self.answers_to_tell() == 0)
+            .then_some("all answers of the request have ended already")
+    }
+}
+
+/// What ends an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends<'a> {
+    pub(crate) stop_token_ids: &'a [u32],
+    pub(crate) max_new_tokens: usize,
+}
+
+/// Why an answer is over with this token as its number `index`.
+pub(crate) fn end_of(ends: Ends<'_>, token_id: u32, index: usize) -> Option<EndReason> {
+    if ends.stop_token_ids.contains(&token_id) {
+        Some(EndReason::Stop)
+    } else if index + 1 == ends.max_new_tokens {
+        Some(EndReason::Length)
+    } else {
+        None
     }
 }
 

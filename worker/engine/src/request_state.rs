@@ -3,12 +3,14 @@
 use crate::{
     BLOCK_TOKENS, BeamSearch, BlockId, Decoding, Draw, DrawKind, EndReason, EngineRequest,
     Priority, RequestId, SequenceId,
+    beginning::Beginning,
     block_manager::BlockManager,
     prompt::Prompt,
+    request::{Ends, end_of},
     sequence::{Room, Sequence},
 };
 
-/// A request's place among all, the first in front: interactive before batch, then by arrival.
+/// A request's place among all, the first in front: those put in front, interactive, batch; then by arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     class: u8,
@@ -39,7 +41,7 @@ pub(crate) enum Pictures {
 #[derive(Debug)]
 pub(crate) enum Growth {
     /// So many branches that part at the first token.
-    Sample { branches: usize },
+    Sample { branches: usize, has_parted: bool },
     /// One sequence for each live beam, in their order.
     Beam(Box<BeamSearch>),
 }
@@ -55,7 +57,7 @@ pub(crate) struct RequestState {
     pub(crate) max_new_tokens: usize,
     pub(crate) stop_token_ids: Vec<u32>,
     pub(crate) pictures: Pictures,
-    /// Those that have not ended; one until the first token is drawn.
+    /// Those that have not ended; one until the branches part at the first token.
     pub(crate) sequences: Vec<Sequence>,
     /// Blocks that its sequences may need in the step that is prepared: to go on in, or not to write where another one reads. Which
     /// of them need one is known when the step in flight is done; what is left over goes back then.
@@ -66,6 +68,8 @@ pub(crate) struct RequestState {
     pub(crate) waited: u64,
     /// With log-probabilities of the prompt: rows whose answer was reported.
     pub(crate) prompt_rows_reported: Option<usize>,
+    /// While it waits: positions that are to be computed when it runs, as far as the cache told when it began to wait.
+    pub(crate) prefill_expected: usize,
 }
 
 /// What a request takes of the next step to decode.
@@ -78,23 +82,35 @@ pub(crate) struct DecodeDemand {
 }
 
 impl Rank {
-    pub(crate) fn new(priority: Priority, arrival: u64) -> Self {
-        let class = match priority {
-            Priority::Interactive => 0,
-            Priority::Batch => 1,
+    pub(crate) fn new(request: &EngineRequest, arrival: u64) -> Self {
+        let class = match request.priority {
+            _ if request.first_in_line => 0,
+            Priority::Interactive => 1,
+            Priority::Batch => 2,
         };
         Self { class, arrival }
     }
 
-    /// In front of all that are batch requests still.
-    pub(crate) const FIRST_BATCH: Self = Self {
+    /// In front of all that wait their turn.
+    pub(crate) const FIRST_IN_TURN: Self = Self {
         class: 1,
         arrival: 0,
     };
 
+    /// In front of all that are batch requests still.
+    pub(crate) const FIRST_BATCH: Self = Self {
+        class: 2,
+        arrival: 0,
+    };
+
+    /// Whether it was put in front of those that wait their turn.
+    pub(crate) fn is_put_first(self) -> bool {
+        self < Self::FIRST_IN_TURN
+    }
+
     /// The same request, counted as interactive.
     pub(crate) fn promoted(self) -> Self {
-        Self { class: 0, ..self }
+        Self { class: 1, ..self }
     }
 }
 
@@ -109,12 +125,21 @@ impl Phase {
 }
 
 impl RequestState {
-    /// A checked request, with its first sequence.
-    pub(crate) fn new(request: EngineRequest, first: Sequence, arrival: u64, phase: Phase) -> Self {
+    /// A checked request. `names` are for the sequences that it begins with.
+    pub(crate) fn new(
+        request: EngineRequest,
+        beginning: Beginning,
+        names: impl Iterator<Item = SequenceId>,
+        arrival: u64,
+    ) -> Self {
         let has_pictures = request.has_pictures();
+        let rank = Rank::new(&request, arrival);
         let prompt = Prompt::new(&request.prompt, request.cache_salt);
         let growth = match request.decoding {
-            Decoding::Sample { branches } => Growth::Sample { branches },
+            Decoding::Sample { branches } => Growth::Sample {
+                branches,
+                has_parted: beginning.has_parted,
+            },
             Decoding::Beam(params) => {
                 // The reference is given a prompt with pictures as embeddings, and counts the one id it makes up for them.
                 let prompt_length = if has_pictures { 1 } else { prompt.len() };
@@ -128,10 +153,14 @@ impl RequestState {
                 )))
             }
         };
+        let sequences = names.zip(beginning.live);
+        let sequences = sequences
+            .map(|(name, (branch, drawn))| Sequence::begin(name, branch, drawn, &prompt))
+            .collect();
         Self {
             id: request.id,
-            rank: Rank::new(request.priority, arrival),
-            phase,
+            rank,
+            phase: Phase::Waiting { since: 0 },
             prompt,
             growth,
             max_new_tokens: request.max_new_tokens,
@@ -141,28 +170,36 @@ impl RequestState {
             } else {
                 Pictures::NotAsked
             },
-            sequences: vec![first],
+            sequences,
             reserve: Vec::new(),
             started: false,
             waited: 0,
             prompt_rows_reported: request.prompt_logprobs.then_some(0),
+            prefill_expected: 0,
         }
     }
 
     /// Sequences it has or may yet have.
     pub(crate) fn width(&self) -> usize {
         match &self.growth {
-            Growth::Sample { branches } if !self.has_parted() => *branches,
+            Growth::Sample {
+                branches,
+                has_parted: false,
+            } => *branches,
             Growth::Sample { .. } => self.sequences.len(),
             Growth::Beam(search) => search.width(),
         }
     }
 
-    /// Whether its first token was drawn.
-    pub(crate) fn has_parted(&self) -> bool {
-        self.sequences
+    /// Positions that its sequences have to compute from here on, when `cached` of the first are found: the others share its prompt.
+    pub(crate) fn positions_beside(&self, cached: usize) -> usize {
+        let shared = self.prompt.num_full_blocks() * BLOCK_TOKENS;
+        let lengths = self
+            .sequences
             .iter()
-            .any(|sequence| !sequence.drawn.is_empty())
+            .map(|sequence| sequence.len(&self.prompt));
+        let all: usize = lengths.sum();
+        all - cached - shared * (self.sequences.len() - 1)
     }
 
     /// Positions that may be taken from the cache: all, or while log-probabilities of the prompt are wanted those that were reported.
@@ -185,13 +222,11 @@ impl RequestState {
 
     /// Why an answer is over with this token as its number `index`.
     pub(crate) fn end_of(&self, token_id: u32, index: usize) -> Option<EndReason> {
-        if self.stop_token_ids.contains(&token_id) {
-            Some(EndReason::Stop)
-        } else if index + 1 == self.max_new_tokens {
-            Some(EndReason::Length)
-        } else {
-            None
-        }
+        let ends = Ends {
+            stop_token_ids: &self.stop_token_ids,
+            max_new_tokens: self.max_new_tokens,
+        };
+        end_of(ends, token_id, index)
     }
 
     /// Positions that its sequences still prefill, once the step in flight is done.
@@ -218,9 +253,12 @@ impl RequestState {
             Growth::Beam(_) => {
                 self.demand_of(decoding().filter(|sequence| !sequence.drawing), blocks)
             }
-            Growth::Sample { branches } => {
+            Growth::Sample {
+                branches,
+                has_parted,
+            } => {
                 let mut going_on = decoding().filter(|sequence| self.goes_on(sequence));
-                if self.has_parted() || *branches == 1 {
+                if *has_parted || *branches == 1 {
                     self.demand_of(going_on, blocks)
                 } else {
                     self.demand_of_forks(if going_on.next().is_some() {
@@ -278,7 +316,10 @@ impl RequestState {
             Growth::Beam(search) => DrawKind::Candidates {
                 count: search.num_candidates(),
             },
-            Growth::Sample { branches } if sequence.drawn.is_empty() => DrawKind::Tokens {
+            Growth::Sample {
+                branches,
+                has_parted: false,
+            } => DrawKind::Tokens {
                 first_branch: 0,
                 branches: *branches,
             },

@@ -21,11 +21,12 @@ use thiserror::Error;
 pub use self::prepare::Prepared;
 use self::seal::Notices;
 use crate::{
-    Decoding, EngineLimits, EngineRequest, Event, Load, RequestId, SequenceId, Stats, StepPlan,
+    CacheChanges, Decoding, EngineLimits, EngineRequest, Event, Load, RequestId, SequenceId, Stats,
+    StepPlan,
+    beginning::Beginning,
     block_manager::BlockManager,
     id_map::IdMap,
     request_state::{Phase, Pictures, Rank, RequestState},
-    sequence::Sequence,
 };
 
 /// See the module's text.
@@ -47,6 +48,12 @@ pub struct Scheduler {
     stats: Stats,
     /// Steps prepared so far: the measure of waiting.
     now: u64,
+    /// Requests put in front that started in a row while others waited.
+    put_first_in_row: usize,
+    /// Positions that requests which wait are expected to compute.
+    prefill_waiting: usize,
+    /// Positions that running requests compute in steps after the one prepared last.
+    prefill_running: usize,
     next_step: u64,
     next_sequence: u64,
     next_arrival: u64,
@@ -116,26 +123,44 @@ impl Scheduler {
             events: Vec::new(),
             stats: Stats::default(),
             now: 0,
+            put_first_in_row: 0,
+            prefill_waiting: 0,
+            prefill_running: 0,
             next_step: 1,
             next_sequence: 1,
             next_arrival: 0,
         }
     }
 
-    /// Queues a request. If it will need its pictures, as far as the cache can tell by now, it asks for them at once.
+    /// Queues a request. If it will need its pictures, as far as the cache can tell by now, it asks for them at once. A request
+    /// whose answers are all complete already is over with the events that say so.
     pub fn submit(&mut self, request: EngineRequest) -> Result<(), SubmitError> {
         self.check(&request)?;
+        let id = request.id;
+        let beginning = Beginning::of(&request);
+        self.events
+            .extend(beginning.ended.iter().map(|(branch, reason)| Event::Ended {
+                request: id,
+                branch: *branch,
+                reason: *reason,
+            }));
+        if beginning.live.is_empty() {
+            self.notices.retired.push(id);
+            return Ok(());
+        }
         let arrival = self.next_arrival;
         self.next_arrival += 1;
-        let first = Sequence::new(self.new_sequence_id());
-        self.owners.insert(first.id, request.id);
-        let phase = Phase::Waiting { since: self.now };
-        let state = RequestState::new(request, first, arrival, phase);
-        let id = state.id;
+        let names: Vec<_> = beginning
+            .live
+            .iter()
+            .map(|_| self.new_sequence_id())
+            .collect();
+        self.owners.extend(names.iter().map(|name| (*name, id)));
+        let state = RequestState::new(request, beginning, names.into_iter(), arrival);
         let found = state.sequences[0].find_prefix(&state.prompt, &self.blocks, state.cacheable());
         let lacks_pictures = state.lacks_pictures(found.num_tokens);
-        self.waiting.insert(state.rank, id);
         self.requests.insert(id, state);
+        self.wait(id, found.num_tokens);
         if lacks_pictures {
             self.park(id);
         }
@@ -177,10 +202,21 @@ impl Scheduler {
         std::mem::take(&mut self.events)
     }
 
+    /// What came into the prefix cache and left it since the last call.
+    pub fn take_cache_changes(&mut self) -> CacheChanges {
+        self.blocks.take_cache_changes()
+    }
+
+    /// All that is in the prefix cache, by short hashes: for whoever lost track of its changes.
+    pub fn cached_hashes(&self) -> impl Iterator<Item = u64> {
+        self.blocks.cached_hashes()
+    }
+
     /// How busy the engine is.
     pub fn load(&self) -> Load {
         let blocks_total = self.blocks.num_blocks();
         Load {
+            prefill_tokens: self.prefill_waiting + self.prefill_running,
             waiting: self.num_waiting(),
             running: self
                 .running
@@ -239,10 +275,13 @@ impl Scheduler {
                 limit,
             });
         }
-        if self.num_waiting() >= self.limits.max_waiting {
+        // Those that were cut off elsewhere find some room in a full queue.
+        let in_front = usize::from(request.first_in_line) * self.limits.max_running;
+        let limit = self.limits.max_waiting + in_front;
+        if self.num_waiting() >= limit {
             return Err(SubmitError::QueueFull {
                 waiting: self.num_waiting(),
-                limit: self.limits.max_waiting,
+                limit,
             });
         }
         Ok(())
@@ -257,6 +296,15 @@ impl Scheduler {
         let id = SequenceId(self.next_sequence);
         self.next_sequence += 1;
         id
+    }
+
+    /// A request begins to wait; of its first sequence so many positions are in the cache.
+    fn wait(&mut self, id: RequestId, cached: usize) {
+        let state = self.requests.get_mut(&id).expect("it is not over");
+        state.phase = Phase::Waiting { since: self.now };
+        state.prefill_expected = state.positions_beside(cached);
+        self.prefill_waiting += state.prefill_expected;
+        self.waiting.insert(state.rank, id);
     }
 
     /// Takes a waiting request out of the queue until its pictures are there, and asks for them if that was not done.
@@ -276,6 +324,7 @@ impl Scheduler {
         let mut state = self.requests.remove(&id).expect("it is not over");
         self.waiting.remove(&state.rank);
         self.running.remove(&state.rank);
+        self.prefill_waiting -= state.prefill_expected;
         state.unplace(&mut self.blocks);
         for sequence in &state.sequences {
             self.owners.remove(&sequence.id);

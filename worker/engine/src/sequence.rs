@@ -44,19 +44,23 @@ pub(crate) enum Room {
 }
 
 impl Sequence {
-    /// A prompt, unplaced.
-    pub(crate) fn new(id: SequenceId) -> Self {
+    /// A prompt and what its branch drew before, of which ranks know; unplaced.
+    pub(crate) fn begin(id: SequenceId, branch: usize, drawn: Vec<u32>, prompt: &Prompt) -> Self {
+        let mut hashes = Vec::new();
+        while let Some(hash) = prompt.next_hash(&hashes, &drawn) {
+            hashes.push(hash);
+        }
         Self {
             id,
-            branch: 0,
-            drawn: Vec::new(),
-            told: 0,
+            branch,
+            told: drawn.len(),
+            drawn,
             table: BlockTable::default(),
             computed: 0,
             planned: 0,
             drawing: false,
             candidates: None,
-            hashes: Vec::new(),
+            hashes,
         }
     }
 

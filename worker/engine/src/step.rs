@@ -15,7 +15,7 @@ pub struct StepPlan {
     pub released: Vec<SequenceId>,
     /// Requests that are over: their prompts and pictures can go.
     pub retired: Vec<RequestId>,
-    /// Sequences that begin: their tokens are those of the request's prompt. (A preempted sequence keeps its name and its tokens.)
+    /// Sequences that begin: their tokens are those of the request's prompt, and of an earlier run. (A preempted sequence keeps its name and its tokens.)
     pub started: Vec<Start>,
     /// Sequences that begin with the tokens another one has.
     pub forks: Vec<Fork>,
@@ -25,13 +25,15 @@ pub struct StepPlan {
     pub items: Vec<StepItem>,
 }
 
-/// A sequence that begins.
+/// A sequence that begins, with its request's prompt and what its branch drew in an earlier run of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// Whose prompt it has.
     pub request: RequestId,
     /// Its name.
     pub sequence: SequenceId,
+    /// The branch it is. Branches that have not parted yet begin as the first.
+    pub branch: usize,
 }
 
 /// A sequence that begins as a copy of another: prompt and all tokens drawn so far that ranks know of.
@@ -187,7 +189,11 @@ impl StepPlan {
         hash.number(self.step);
         hash.list(self.released.iter().map(|id| [id.0]));
         hash.list(self.retired.iter().map(|id| [id.0]));
-        hash.list(self.started.iter().map(|s| [s.request.0, s.sequence.0]));
+        hash.list(
+            self.started
+                .iter()
+                .map(|s| [s.request.0, s.sequence.0, s.branch as u64]),
+        );
         hash.list(
             self.forks
                 .iter()
@@ -212,11 +218,7 @@ impl fmt::Display for StepPlan {
         let mut parts = Vec::new();
         parts.extend(self.released.iter().map(|id| format!("release {id}")));
         parts.extend(self.retired.iter().map(|id| format!("retire {id}")));
-        parts.extend(
-            self.started
-                .iter()
-                .map(|s| format!("start {} of {}", s.sequence, s.request)),
-        );
+        parts.extend(self.started.iter().map(Start::to_string));
         parts.extend(
             self.forks
                 .iter()
@@ -232,6 +234,16 @@ impl fmt::Display for StepPlan {
             write!(f, " {}", parts.join("; "))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "start {} of {}", self.sequence, self.request)?;
+        match self.branch {
+            0 => Ok(()),
+            branch => write!(f, ".{branch}"),
+        }
     }
 }
 

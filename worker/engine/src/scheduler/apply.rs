@@ -100,6 +100,9 @@ impl Scheduler {
     ) {
         let state = self.requests.get_mut(&id).expect("owners are not over");
         let at = state.index_of(sequence);
+        if let Growth::Sample { has_parted, .. } = &mut state.growth {
+            *has_parted = true;
+        }
         let Sequence {
             branch: first_branch,
             ref drawn,

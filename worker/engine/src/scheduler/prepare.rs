@@ -34,7 +34,11 @@ pub(super) struct Chunk {
     pub(super) sequence: SequenceId,
     /// Position after the last.
     pub(super) end: usize,
+    num_rows: usize,
 }
+
+/// Requests that are put in front and start one after another while others wait.
+pub(super) const MAX_PUT_FIRST_IN_ROW: usize = 16;
 
 /// What becomes of a request that would start.
 enum Start {
@@ -70,6 +74,8 @@ impl Scheduler {
         }
         self.start_waiting(&mut step);
         self.grant_chunks(&mut step);
+        let granted = step.chunks.iter().map(|chunk| chunk.num_rows);
+        self.prefill_running = step.prefill_left - granted.sum::<usize>();
         step
     }
 
@@ -123,6 +129,10 @@ impl Scheduler {
         }
         loop {
             let (found, wanted) = self.find_prefix(id, next);
+            if self.requests[&id].lacks_pictures(found.num_tokens) {
+                // The first was found in the cache with its pictures, but has ended, and others took their blocks.
+                return self.give_way(id);
+            }
             if wanted <= self.blocks.available_beside(&found) {
                 return self.place(id, next, found, step);
             }
@@ -145,14 +155,20 @@ impl Scheduler {
     /// The last of the running requests gives up its blocks and waits again, in front of all that came later; it keeps what it drew,
     /// and gets what the step in flight draws. `false` if it was `id`.
     fn preempt_last(&mut self, id: RequestId, step: &mut Prepared) -> bool {
-        let (rank, last) = self.running.pop_last().expect("`id` runs");
-        let state = self.requests.get_mut(&last).expect("it runs");
-        state.unplace(&mut self.blocks);
-        state.phase = Phase::Waiting { since: self.now };
-        self.waiting.insert(rank, last);
-        self.stats.preemptions += 1;
+        let (_, last) = self.running.last_key_value().expect("`id` runs");
+        let last = *last;
+        self.give_way(last);
         step.preempted = true;
         last != id
+    }
+
+    /// A running request goes back into the queue.
+    fn give_way(&mut self, id: RequestId) {
+        let state = self.requests.get_mut(&id).expect("it runs");
+        state.unplace(&mut self.blocks);
+        self.running.remove(&state.rank);
+        self.stats.preemptions += 1;
+        self.wait(id, 0);
     }
 
     /// Starts requests of the queue, strictly in order: a short one never passes a long one, so each starts after a bounded time.
@@ -160,11 +176,7 @@ impl Scheduler {
     /// prompt may come to be cached.
     fn start_waiting(&mut self, step: &mut Prepared) {
         self.promote();
-        while let Some((rank, id)) = self
-            .waiting
-            .first_key_value()
-            .map(|(rank, id)| (*rank, *id))
-        {
+        while let Some((rank, id)) = self.next_in_line() {
             let width = self.requests[&id].width();
             let is_full = step.running + width > self.limits.max_running;
             if step.preempted || step.prefill_left >= step.rows_left || is_full {
@@ -174,12 +186,29 @@ impl Scheduler {
                 Start::NoRoom => return,
                 Start::LacksPictures => self.park(id),
                 Start::Placed => {
-                    self.waiting.remove(&rank);
+                    self.leave_queue(rank);
                     self.running.insert(rank, id);
                     self.grant_decodes(rank, id, step);
                 }
             }
         }
+    }
+
+    /// Who of the queue is next: the first, but when many that were put in front have started in a row, the first of those that wait
+    /// their turn.
+    fn next_in_line(&self) -> Option<(Rank, RequestId)> {
+        let in_turn = self.waiting.range(Rank::FIRST_IN_TURN..).next();
+        let next = in_turn.filter(|_| self.put_first_in_row >= MAX_PUT_FIRST_IN_ROW);
+        let next = next.or_else(|| self.waiting.first_key_value());
+        next.map(|(rank, id)| (*rank, *id))
+    }
+
+    /// A request starts. Those that are put in front count while others wait.
+    fn leave_queue(&mut self, rank: Rank) {
+        self.waiting.remove(&rank);
+        let passes =
+            rank.is_put_first() && self.waiting.range(Rank::FIRST_IN_TURN..).next().is_some();
+        self.put_first_in_row = if passes { self.put_first_in_row + 1 } else { 0 };
     }
 
     /// Counts batch requests that waited long as interactive. They wait in order of arrival, so the first has waited longest, but for
@@ -219,15 +248,20 @@ impl Scheduler {
         let state = self.requests.get_mut(&id).expect("it waits");
         state.waited += state.phase.steps_waited(self.now);
         state.phase = Phase::Running;
+        self.prefill_waiting -= std::mem::take(&mut state.prefill_expected);
         if !state.started {
             state.started = true;
+            // Of what an earlier run drew some may be found as well.
+            let cached_tokens = found.num_tokens.min(state.prompt.len());
             self.stats.prompt_tokens += state.prompt.len() as u64;
-            self.stats.cached_tokens += found.num_tokens as u64;
+            self.stats.cached_tokens += cached_tokens as u64;
             self.events.push(Event::Started {
                 request: id,
-                cached_tokens: found.num_tokens,
+                cached_tokens,
             });
-            self.notices.start(id, state.sequences[0].id);
+            for sequence in &state.sequences {
+                self.notices.start(id, sequence.id, sequence.branch);
+            }
         }
         self.place(id, 0, found, step);
         Start::Placed
@@ -260,6 +294,7 @@ impl Scheduler {
                     step.chunks.push(Chunk {
                         sequence: sequence.id,
                         end: sequence.planned + rows,
+                        num_rows: rows,
                     });
                     step.rows_left -= rows;
                 }

@@ -16,8 +16,12 @@ pub(super) struct Notices {
 }
 
 impl Notices {
-    pub(super) fn start(&mut self, request: RequestId, sequence: SequenceId) {
-        self.started.push(Start { request, sequence });
+    pub(super) fn start(&mut self, request: RequestId, sequence: SequenceId, branch: usize) {
+        self.started.push(Start {
+            request,
+            sequence,
+            branch,
+        });
     }
 
     pub(super) fn fork(&mut self, parent: SequenceId, child: SequenceId, branch: usize) {

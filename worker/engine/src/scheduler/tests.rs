@@ -21,5 +21,7 @@ fn request(id: u64, prompt: Vec<PromptSpan>, max_new_tokens: usize) -> EngineReq
         priority: Priority::Interactive,
         prompt_logprobs: false,
         pictures_ready: true,
+        resumed: Vec::new(),
+        first_in_line: false,
     }
 }

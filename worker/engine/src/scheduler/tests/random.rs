@@ -51,6 +51,13 @@ impl Group {
         }
     }
 
+    /// Queues a request that an earlier run was cut off in.
+    fn resume(&mut self, request: EngineRequest) {
+        let told = told(&request);
+        assert!(self.submit(request.clone()), "{request:?}");
+        self.answers.insert(request.id, told);
+    }
+
     fn submit(&mut self, request: EngineRequest) -> bool {
         if self.scheduler.submit(request.clone()).is_err() {
             return false;
@@ -171,6 +178,31 @@ impl Group {
         }
     }
 
+    /// Does as told; requests are named by their place, from `first` on.
+    fn act(&mut self, actions: &[Action], first: u64, prepare_ahead: bool) {
+        for (number, action) in actions.iter().enumerate() {
+            match action {
+                Action::Submit(request) => {
+                    let id = RequestId(first + number as u64);
+                    self.submit(EngineRequest {
+                        id,
+                        ..request.clone()
+                    });
+                }
+                Action::Cancel(nth) => self.cancel(*nth),
+                Action::Step => {
+                    // A cancellation may come between the hands of a step as well.
+                    let early = actions.get(number + 1).cloned();
+                    self.step(prepare_ahead, |group| {
+                        if let Some(Action::Cancel(nth)) = early {
+                            group.cancel(nth);
+                        }
+                    });
+                }
+            }
+        }
+    }
+
     fn drain(&mut self, prepare_ahead: bool) {
         for _ in 0..5000 {
             if !self.step(prepare_ahead, |_| {}) {
@@ -198,27 +230,7 @@ fn limits() -> EngineLimits {
 
 fn run(actions: &[Action], limits: EngineLimits, prepare_ahead: bool) -> Group {
     let mut group = Group::new(limits);
-    for (number, action) in actions.iter().enumerate() {
-        match action {
-            Action::Submit(request) => {
-                let id = RequestId(number as u64);
-                group.submit(EngineRequest {
-                    id,
-                    ..request.clone()
-                });
-            }
-            Action::Cancel(nth) => group.cancel(*nth),
-            Action::Step => {
-                // A cancellation may come between the hands of a step as well.
-                let early = actions.get(number + 1).cloned();
-                group.step(prepare_ahead, |group| {
-                    if let Some(Action::Cancel(nth)) = early {
-                        group.cancel(nth);
-                    }
-                });
-            }
-        }
-    }
+    group.act(actions, 0, prepare_ahead);
     group.drain(prepare_ahead);
     group
 }
@@ -295,6 +307,8 @@ fn any_request() -> impl Strategy<Value = EngineRequest> {
                     },
                     prompt_logprobs: logprobs == 0,
                     pictures_ready,
+                    resumed: Vec::new(),
+                    first_in_line: false,
                 }
             },
         )
@@ -324,6 +338,97 @@ proptest! {
             let Action::Submit(request) = &actions[id.0 as usize] else { unreachable!() };
             let request = EngineRequest { id: *id, ..request.clone() };
             prop_assert_eq!(answer, &alone(&request), "request {}", id);
+        }
+    }
+}
+
+/// What a request needs to go on elsewhere. Of each branch some tokens were drawn last that nobody heard of; or all were heard of, and
+/// not the end.
+fn cut_off(request: &EngineRequest, answer: &Answer, unheard: &[usize]) -> EngineRequest {
+    let branches = match request.decoding {
+        Decoding::Sample { branches } => branches,
+        Decoding::Beam(_) => 0,
+    };
+    let resumed = (0..branches).zip(unheard).map(|(branch, unheard)| {
+        let drawn = answer.branches.get(&branch).cloned().unwrap_or_default();
+        let heard = drawn.len().saturating_sub(unheard / 2);
+        Resumed {
+            branch,
+            has_ended: *unheard == 0 && answer.ended.contains_key(&branch),
+            token_ids: drawn[..heard].to_vec(),
+        }
+    });
+    EngineRequest {
+        resumed: resumed.collect(),
+        first_in_line: true,
+        pictures_ready: false,
+        ..request.clone()
+    }
+}
+
+/// What the owner of a resumed request heard before.
+fn told(request: &EngineRequest) -> Answer {
+    let Decoding::Sample { branches } = request.decoding else {
+        return Answer::default();
+    };
+    let mut told = Answer {
+        num_branches: branches,
+        ..Answer::default()
+    };
+    for known in &request.resumed {
+        if !known.token_ids.is_empty() {
+            told.branches.insert(known.branch, known.token_ids.clone());
+        }
+        if known.has_ended {
+            let is_stop = known.token_ids.last() == Some(&STOP);
+            let reason = match is_stop {
+                true => EndReason::Stop,
+                false => EndReason::Length,
+            };
+            told.ended.insert(known.branch, reason);
+        }
+    }
+    told
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// A group is gone in the middle of a run; another takes its requests over, beside its own.
+    #[test]
+    fn each_request_that_moves_gets_what_it_gets_alone(
+        before in actions(),
+        beside in actions(),
+        unheard in prop::collection::vec(0..6_usize, 16),
+        num_blocks in 10..30_usize,
+        prepare_ahead in any::<bool>(),
+    ) {
+        let request_of = |id: &RequestId| match &before[id.0 as usize] {
+            Action::Submit(request) => EngineRequest { id: *id, ..request.clone() },
+            Action::Cancel(_) | Action::Step => unreachable!("only submissions have answers"),
+        };
+        let limits = EngineLimits { num_blocks, ..limits() };
+        let mut gone = Group::new(limits.clone());
+        gone.act(&before, 0, prepare_ahead);
+        let mut group = Group::new(EngineLimits { max_waiting: 100, ..limits });
+        let half = beside.len() / 2;
+        // Other names than those of the requests that move.
+        group.act(&beside[..half], 1000, prepare_ahead);
+        let mut moved = Vec::new();
+        let cut = gone.answers.iter().filter(|(_, answer)| !answer.is_over);
+        for (at, (id, answer)) in cut.enumerate() {
+            let request = cut_off(&request_of(id), answer, &unheard[at % 8..]);
+            if request.answers_to_tell() > 0 {
+                group.resume(request);
+                moved.push(*id);
+            }
+        }
+        group.act(&beside[half..], 2000, prepare_ahead);
+        group.drain(prepare_ahead);
+        for id in moved {
+            if let Some(answer) = group.answers.get(&id) {
+                prop_assert_eq!(answer, &alone(&request_of(&id)), "request {}", id);
+            }
         }
     }
 }

@@ -17,6 +17,8 @@ enum Content {
 #[derive(Default)]
 pub(super) struct Ranks {
     prompts: HashMap<RequestId, Vec<Content>>,
+    /// What branches drew in an earlier run.
+    resumed: HashMap<(RequestId, usize), Vec<u32>>,
     sequences: HashMap<SequenceId, (RequestId, Vec<Content>)>,
     pictures: HashSet<RequestId>,
     cache: HashMap<(BlockId, usize), (usize, u64)>,
@@ -45,6 +47,10 @@ impl Ranks {
             }
         }
         self.prompts.insert(request.id, contents);
+        for known in &request.resumed {
+            let drawn = known.token_ids.clone();
+            self.resumed.insert((request.id, known.branch), drawn);
+        }
         if request.pictures_ready {
             self.pictures.insert(request.id);
         }
@@ -96,10 +102,12 @@ impl Ranks {
             self.pictures.remove(request);
         }
         for start in &plan.started {
-            let prompt = self.prompts[&start.request].clone();
+            let mut tokens = self.prompts[&start.request].clone();
+            let drawn = self.resumed.get(&(start.request, start.branch));
+            tokens.extend(drawn.into_iter().flatten().copied().map(Content::Token));
             assert!(
                 self.sequences
-                    .insert(start.sequence, (start.request, prompt))
+                    .insert(start.sequence, (start.request, tokens))
                     .is_none()
             );
         }

@@ -16,12 +16,18 @@ fn limits() -> EngineLimits {
 /// Runs a scenario and compares what it prints with `expected`.
 ///
 /// `submit ID PROMPT NEW OPTION...` with a prompt like `a20+A5+b3`: 20 tokens of the text a, 5 rows of the picture A, 3 tokens of
-/// b; options `n=2`, `beam=2`, `batch`, `salt=1`, `fetch` (its pictures are not ready) and `logprobs`.
+/// b; options `n=2`, `beam=2`, `batch`, `salt=1`, `fetch` (its pictures are not ready), `logprobs`,
+/// `first` (in line) and `resume=1:5.6`: branch 1 drew 5 and 6 before, and with `!` at the end its end was told.
 /// `ready ID`, `cancel ID`; `step TOKEN...`: what each drawing item draws, in order (5 where nothing is said), `a/b` for two
 /// branches or candidates.
 #[track_caller]
 fn check(scenario: &str, expected: &str) {
-    let mut scheduler = Scheduler::new(limits());
+    check_with(limits(), scenario, expected);
+}
+
+#[track_caller]
+fn check_with(limits: EngineLimits, scenario: &str, expected: &str) {
+    let mut scheduler = Scheduler::new(limits);
     let mut printed = Vec::new();
     for line in lines(scenario) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -90,10 +96,23 @@ fn parse_request(words: &[&str]) -> EngineRequest {
             ("salt", salt) => request.cache_salt = [parse(salt); 32],
             ("fetch", _) => request.pictures_ready = false,
             ("logprobs", _) => request.prompt_logprobs = true,
+            ("first", _) => request.first_in_line = true,
+            ("resume", branch) => request.resumed.push(parse_resumed(branch)),
             other => panic!("unknown option {other:?}"),
         }
     }
     request
+}
+
+fn parse_resumed(word: &str) -> Resumed {
+    let (branch, ids) = word.split_once(':').expect("a branch and its tokens");
+    let has_ended = ids.ends_with('!');
+    let ids = ids.trim_end_matches('!').split('.');
+    Resumed {
+        branch: parse(branch),
+        token_ids: ids.filter(|id| !id.is_empty()).map(parse).collect(),
+        has_ended,
+    }
 }
 
 fn step(scheduler: &mut Scheduler, draws: &[&str]) -> String {
@@ -456,6 +475,152 @@ fn logits_that_are_not_finite_end_only_their_request() {
 }
 
 #[test]
+fn a_resumed_answer_computes_what_was_drawn_and_goes_on_after_it() {
+    check(
+        "submit 1 a20 5 resume=0:7.8
+         step 9
+         step 10
+         step 11
+         step",
+        "step 1: start 1 of 1; 1 0..22 draw
+         step 2: 1 +9 22..23 draw
+         step 3: 1 +10 23..24 draw | 1.0 Length
+         step 4: release 1; retire 1",
+    );
+}
+
+#[test]
+fn resumed_branches_share_the_prompt_and_ended_ones_stay_silent() {
+    // Branch 1 was told complete, of branch 2 nothing was heard.
+    let limits = EngineLimits {
+        num_blocks: 16,
+        ..limits()
+    };
+    check_with(
+        limits,
+        "submit 1 a16+b3 4 n=4 resume=0:7.8 resume=1:7.0! resume=3:9
+         step 10
+         step 11 12
+         step 13 14
+         step 15 16
+         step 17",
+        "step 1: start 1 of 1; start 2 of 1.2; start 3 of 1.3; 1 0..21 draw
+         step 2: 1 +10 21..22 draw; 2 16..19 draw | 1.0 Length
+         step 3: release 1; 2 +12 19..20 draw; 3 16..20 draw
+         step 4: 2 +13 20..21 draw; 3 +14 20..21 draw
+         step 5: 2 +15 21..22 draw; 3 +16 21..22 draw | 1.2 Length | 1.3 Length",
+    );
+}
+
+#[test]
+fn a_resumed_answer_that_is_complete_is_told_its_end_only() {
+    check(
+        "submit 1 a5 3 n=2 resume=0:7.0 resume=1:7
+         step 8
+         submit 2 a5 2 resume=0:7.8
+         step 9
+         step
+         step",
+        "step 1: start 1 of 1.1; 1 0..6 draw | 1.0 Stop
+         step 2: retire 2; 1 +8 6..7 draw | 2.0 Length | 1.1 Length
+         step 3: release 1; retire 1
+         idle",
+    );
+}
+
+#[test]
+fn what_is_resumed_must_make_sense() {
+    check(
+        "submit 1 a5 3 resume=1:7
+         submit 1 a5 3 resume=0:7 resume=0:7
+         submit 1 a5 3 resume=0:7.8.9.10
+         submit 1 a5 3 resume=0:0.7
+         submit 1 a5 3 n=2 resume=0:7! resume=1:0!
+         submit 1 a5 3 beam=2 resume=0:7",
+        "a resumed answer is not one of those asked for
+         an answer is resumed twice
+         a resumed answer has more than max_new_tokens already
+         a resumed answer goes on after a stop token
+         all answers of the request have ended already
+         a beam search begins anew: it resumes no answer",
+    );
+}
+
+#[test]
+fn who_is_first_in_line_passes_all_that_wait_and_finds_room_in_a_full_queue() {
+    check(
+        "submit 1 a40 9
+         step
+         submit 2 b40 1
+         submit 3 c40 1
+         submit 4 d40 1
+         submit 5 e40 1
+         submit 6 f40 1
+         submit 7 g40 1 batch first
+         step
+         step",
+        "step 1: start 1 of 1; 1 0..40 draw
+         4 requests wait already, the limit is 4
+         step 2: start 6 of 7; 1 +5 40..41 draw; 6 0..39
+         step 3: 1 +5 41..42 draw; 6 39..40 draw | 7.0 Length",
+    );
+}
+
+#[test]
+fn who_waits_for_a_turn_is_passed_a_bounded_number_of_times() {
+    let mut scheduler = Scheduler::new(EngineLimits {
+        max_running: 1,
+        max_waiting: 100,
+        ..limits()
+    });
+    let submit = |scheduler: &mut Scheduler, id: u64, first_in_line| {
+        let request = EngineRequest {
+            first_in_line,
+            ..request(id, vec![PromptSpan::Tokens(vec![7; 5])], 1)
+        };
+        scheduler.submit(request).expect("room");
+    };
+    submit(&mut scheduler, 1000, false);
+    submit(&mut scheduler, 2000, true);
+    let mut started = Vec::new();
+    for id in 0..40 {
+        // There is always somebody in front.
+        submit(&mut scheduler, id, true);
+        let text = step(&mut scheduler, &[]);
+        started.push(text.contains("of 1000"));
+    }
+    let turn = started.iter().position(|is_it| *is_it);
+    assert_eq!(turn, Some(16), "after 16 that were put in front");
+}
+
+#[test]
+fn the_load_counts_positions_that_wait_to_be_computed() {
+    let mut scheduler = Scheduler::new(EngineLimits {
+        num_blocks: 40,
+        ..limits()
+    });
+    for words in [
+        "1 a60 2",
+        "2 a60+b30 4 n=2 resume=0:7 resume=1:8.9",
+        "3 c40 1 batch",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        scheduler.submit(parse_request(&words)).expect("room");
+    }
+    let prefill = |scheduler: &Scheduler| scheduler.load().prefill_tokens;
+    // 60; 90 and a token, and the second answer's part of its last block and two tokens; 40.
+    assert_eq!(prefill(&scheduler), 60 + 91 + 12 + 40);
+    step(&mut scheduler, &[]);
+    assert_eq!(prefill(&scheduler), 20 + 91 + 12 + 40);
+    assert!(scheduler.cancel(RequestId(3)));
+    assert_eq!(prefill(&scheduler), 20 + 91 + 12);
+    for _ in 0..20 {
+        step(&mut scheduler, &[]);
+    }
+    assert_eq!(prefill(&scheduler), 0);
+}
+
+#[test]
 fn what_cannot_be_taken_is_refused_with_the_limit() {
     check(
         "submit 1 a128 2
@@ -533,4 +698,40 @@ fn plans_that_differ_anywhere_have_other_hashes() {
         }
         .content_hash()
     );
+}
+
+#[test]
+fn changes_of_the_cache_tell_what_is_in_it() {
+    use std::collections::HashSet;
+    let mut scheduler = Scheduler::new(limits());
+    let mut known = HashSet::new();
+    let mut removed = 0;
+    for id in 1..12_u32 {
+        let ids = (0..40).map(|at| 1000 * (id % 5) + at).collect();
+        let prompt = vec![PromptSpan::Tokens(ids)];
+        scheduler
+            .submit(request(u64::from(id), prompt, 20))
+            .expect("room");
+        for _ in 0..30 {
+            step(&mut scheduler, &["5"; 9]);
+            let changes = scheduler.take_cache_changes();
+            assert!(!changes.is_incomplete);
+            for change in changes.changes {
+                match change {
+                    CacheChange::Added(hash) => assert!(known.insert(hash)),
+                    CacheChange::Removed(hash) => {
+                        removed += 1;
+                        assert!(known.remove(&hash));
+                    }
+                }
+            }
+            assert_eq!(known, scheduler.cached_hashes().collect());
+        }
+    }
+    assert!(!known.is_empty() && removed > 0);
+    // A coordinator names them alike.
+    let ids: Vec<u32> = (0..40).map(|at| 1000 + at).collect();
+    let hashes = inkstone_prefix::block_hashes([0; 32], &[inkstone_prefix::Span::Tokens(&ids)]);
+    let held = |hash: &inkstone_prefix::PrefixHash| known.contains(&hash.short());
+    assert_eq!(hashes.covered(39, held), 32);
 }
