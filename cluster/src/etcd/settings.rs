@@ -84,9 +84,9 @@ impl EtcdSettings {
                 return refuse(format!("{what} must hold a {wanted} in PEM, found none"));
             }
         }
-        if self.lease < Duration::from_secs(2) || self.lease > Duration::from_secs(3600) {
+        if self.lease < Duration::from_secs(1) || self.lease > Duration::from_secs(3600) {
             return refuse(format!(
-                "a lease must be of 2 seconds to an hour, found {:?}",
+                "a lease must be of a second to an hour, found {:?}",
                 self.lease
             ));
         }
