@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -77,6 +77,7 @@ pub struct LeaderHandle {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<GroupStatus>,
     load: watch::Receiver<Load>,
+    step_since: watch::Receiver<Option<Instant>>,
     next_connection: Arc<AtomicU64>,
 }
 
@@ -96,6 +97,7 @@ impl Leader {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (status, status_receiver) = watch::channel(GroupStatus::Serving);
         let (load, load_receiver) = watch::channel(Load::default());
+        let (step_since, step_since_receiver) = watch::channel(None);
         let state = Loop {
             scheduler: Scheduler::new(limits),
             executor,
@@ -109,6 +111,7 @@ impl Leader {
             runtime: Handle::current(),
             status,
             load,
+            step_since,
             measure: Measure::default(),
             is_stopping: false,
         };
@@ -120,6 +123,7 @@ impl Leader {
                 commands,
                 status: status_receiver,
                 load: load_receiver,
+                step_since: step_since_receiver,
                 next_connection: Arc::new(AtomicU64::new(1)),
             },
             thread,
@@ -177,6 +181,11 @@ impl LeaderHandle {
     pub fn load(&self) -> Load {
         *self.load.borrow()
     }
+
+    /// How long the step that runs has taken by now; none: no step runs.
+    pub fn step_age(&self) -> Option<Duration> {
+        self.step_since.borrow().map(|since| since.elapsed())
+    }
 }
 
 struct Loop {
@@ -193,6 +202,7 @@ struct Loop {
     runtime: Handle,
     status: watch::Sender<GroupStatus>,
     load: watch::Sender<Load>,
+    step_since: watch::Sender<Option<Instant>>,
     measure: Measure,
     is_stopping: bool,
 }
@@ -264,6 +274,7 @@ impl Loop {
         let had_step = self.in_flight.is_some();
         if let Some(InFlight { plan, since }) = self.in_flight.take() {
             let output = self.executor.finish().map_err(|error| error.to_string())?;
+            self.step_since.send_replace(None);
             self.measure.step(&plan, since.elapsed());
             let drawn = self.scheduler.apply(&plan, &output);
             events.extend(drawn.map_err(|error| error.to_string())?);
@@ -284,6 +295,7 @@ impl Loop {
         self.executor
             .start(Arc::clone(&plan))
             .map_err(|error| error.to_string())?;
+        self.step_since.send_replace(Some(since));
         self.in_flight = Some(InFlight { plan, since });
         Ok(())
     }
