@@ -7,9 +7,10 @@ use std::{
     process::Command,
 };
 
-const CRATES: [&str; 11] = [
+const CRATES: [&str; 12] = [
     "inkstone",
     "inkstone-cluster",
+    "inkstone-composition",
     "inkstone-coordinator",
     "inkstone-engine",
     "inkstone-interface",
@@ -97,6 +98,7 @@ fn dependency_arrows_point_as_designed() {
     check_arrows("inkstone-interface", &[]);
     check_arrows("inkstone-world", &[]);
     check_arrows("inkstone-model", &["inkstone-interface"]);
+    check_arrows("inkstone-composition", &["inkstone-interface"]);
     check_arrows(
         "inkstone-coordinator",
         &[
@@ -130,12 +132,20 @@ fn the_coordinator_links_no_tensor_crate() {
 }
 
 #[test]
-fn the_engine_is_pure() {
-    let found = dependencies("inkstone-engine");
+fn engine_and_composition_are_pure() {
+    check_is_pure("inkstone-engine", "worker/engine/src");
+    check_is_pure("inkstone-composition", "coordinator/composition/src");
+}
+
+#[track_caller]
+fn check_is_pure(package: &str, folder: &str) {
+    let found = dependencies(package);
     for name in ["tokio", "rand", "candle-core", "tracing", "metrics"] {
-        assert!(!found.contains(name), "the engine links {name}");
+        assert!(!found.contains(name), "{package} links {name}");
     }
-    for (path, text) in sources("worker/engine/src") {
+    // Tests may read files.
+    let sources = sources(folder).into_iter();
+    for (path, text) in sources.filter(|(path, _)| !path.to_string_lossy().contains("tests")) {
         for word in [
             "std::time",
             "std::fs",
@@ -254,6 +264,7 @@ fn every_source_file_says_what_it_is_for() {
     for folder in [
         "cli/src",
         "cluster/src",
+        "coordinator/composition",
         "coordinator/src",
         "model",
         "proto/src",
