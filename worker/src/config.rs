@@ -1,7 +1,8 @@
 //! Settings of worker processes, typed. Only the command line crate fills them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
+use inkstone_cluster::{NodeAddress, NodeId, Role};
 use inkstone_model::tensor::DType;
 
 /// How a process loads and runs its part of the model.
@@ -24,6 +25,15 @@ pub struct LanguageConfig {
     pub world_size: usize,
     /// Which ranks this process runs.
     pub ranks: RankPlacement,
+    /// How the group runs.
+    pub group: GroupSettings,
+    /// After a shutdown, running requests get this long to finish.
+    pub grace: Duration,
+}
+
+/// How a language group runs, wherever its ranks are.
+#[derive(Clone, Debug)]
+pub struct GroupSettings {
     /// What runs the model.
     pub executor: ExecutorSettings,
     /// Positions the KV cache holds; not set: what fits the memory.
@@ -34,10 +44,19 @@ pub struct LanguageConfig {
     pub max_running: usize,
     /// Most requests that wait.
     pub max_waiting: usize,
-    /// A step, and every wait of a rank for another, ends after this: a hang is a failure.
-    pub step_deadline: Duration,
-    /// How long the leader waits for its ranks to join, and a rank for its leader.
-    pub join_deadline: Duration,
+    /// How long its ranks wait for one another.
+    pub deadlines: Deadlines,
+}
+
+/// How long the ranks of a group wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For the group to be complete, once the weights are there.
+    pub join: Duration,
+    /// For a step, and for the others in one call of the collective: a hang is a failure.
+    pub step: Duration,
+    /// For a sign of life of a rank in another process, whether or not a step runs.
+    pub silence: Duration,
 }
 
 /// What runs the model.
@@ -75,10 +94,10 @@ pub struct RankConfig {
     pub world_size: usize,
     /// The leader's gRPC address, `http://host:port`.
     pub leader: String,
-    /// As in [`LanguageConfig`].
-    pub step_deadline: Duration,
-    /// As in [`LanguageConfig`].
-    pub join_deadline: Duration,
+    /// How long the ranks wait for one another.
+    pub deadlines: Deadlines,
+    /// After a shutdown, the leader gets this long to end the group.
+    pub grace: Duration,
 }
 
 /// Settings of a vision worker process.
@@ -86,6 +105,15 @@ pub struct RankConfig {
 pub struct VisionConfig {
     /// How the model is loaded.
     pub model: ModelSettings,
+    /// How pictures are encoded.
+    pub vision: VisionSettings,
+    /// After a shutdown, open calls get this long to finish.
+    pub grace: Duration,
+}
+
+/// How pictures are taken and encoded.
+#[derive(Clone, Debug)]
+pub struct VisionSettings {
     /// What encodes; a simulated one takes pictures and has no features of them.
     pub executor: ExecutorSettings,
     /// Most bytes of an encoded picture.
@@ -96,6 +124,33 @@ pub struct VisionConfig {
     pub max_queue: usize,
     /// Bytes of files and features that are kept for pictures that come again.
     pub feature_cache_bytes: usize,
+}
+
+/// Settings of a worker that takes its work from the registry.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its name: another process of the same name takes its place.
+    pub id: NodeId,
+    /// Tells the processes of one name apart.
+    pub incarnation: String,
+    /// The machine it runs on.
+    pub host: String,
+    /// Where others reach its listener.
+    pub address: NodeAddress,
+    /// What it may be told to run.
+    pub roles: BTreeSet<Role>,
+    /// Language ranks that it can run, at least 1.
+    pub devices: u32,
+    /// How the model is loaded for a rank.
+    pub model: ModelSettings,
+    /// How a group runs that it has a part in.
+    pub group: GroupSettings,
+    /// Threads of the picture encoder.
+    pub vision_threads: usize,
+    /// How it encodes pictures.
+    pub vision: VisionSettings,
+    /// What is taken away from it, or ended by a shutdown, gets this long to finish.
+    pub grace: Duration,
 }
 
 /// Rows of a step unless told otherwise: long enough to keep the GEMMs busy, short enough that decodes are not stalled.
@@ -110,6 +165,12 @@ pub const MAX_WAIT_STEPS: usize = 2000;
 pub const DEFAULT_STEP_DEADLINE: Duration = Duration::from_secs(120);
 /// Join deadline unless told otherwise: 7B weights from a slow disk take minutes.
 pub const DEFAULT_JOIN_DEADLINE: Duration = Duration::from_secs(600);
+/// The same where the registry says who is there: ranks that do not meet are given other company instead.
+pub const DEFAULT_NODE_JOIN_DEADLINE: Duration = Duration::from_secs(60);
+/// Silence of a rank in another process unless told otherwise: six signs of life in a row, and less than a client notices.
+pub const DEFAULT_SILENCE: Duration = Duration::from_millis(1500);
+/// Time to finish unless told otherwise: as long as Kubernetes gives by default.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// Encoded bytes of a picture unless told otherwise.
 pub const DEFAULT_MAX_PICTURE_BYTES: usize = 20 << 20;
 /// Pixels of a picture unless told otherwise.

@@ -3,6 +3,7 @@
 use std::{cell::Cell, collections::HashMap, path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context;
+use bytes::Bytes;
 use inkstone_interface::tokenizer::{ADDED_TOKENS_FILE, Tokenizer};
 use inkstone_model::{
     checkpoint::{Checkpoint, Shard},
@@ -51,6 +52,53 @@ pub(crate) fn load_rank(
     Ok(Arc::new(model))
 }
 
+/// Loads shards side by side.
+pub(crate) async fn load_ranks(
+    checkpoint: &Arc<Checkpoint>,
+    settings: &ModelSettings,
+    shards: impl IntoIterator<Item = Shard>,
+    progress: &ProgressSink,
+) -> anyhow::Result<Vec<Arc<LanguageModel>>> {
+    let loads = shards.into_iter().map(|shard| {
+        let (checkpoint, settings) = (Arc::clone(checkpoint), settings.clone());
+        let progress = Arc::clone(progress);
+        tokio::task::spawn_blocking(move || load_rank(&checkpoint, &settings, shard, &progress))
+    });
+    let loads: Vec<_> = loads.collect();
+    let mut models = Vec::with_capacity(loads.len());
+    for load in loads {
+        models.push(load.await??);
+    }
+    Ok(models)
+}
+
+/// What a leader needs of a checkpoint's folder besides the weights. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LanguageFiles {
+    /// The tokenizer's file, which coordinators are given.
+    pub(crate) tokenizer_model: Bytes,
+    pub(crate) added_tokens: HashMap<String, u32>,
+    /// For constraints.
+    pub(crate) vocabulary: Arc<ConstraintVocabulary>,
+}
+
+impl LanguageFiles {
+    pub(crate) async fn read(
+        settings: &ModelSettings,
+        checkpoint: &Arc<Checkpoint>,
+    ) -> anyhow::Result<Self> {
+        let file = settings.model_dir.join("tokenizer.model");
+        let tokenizer_model = tokio::fs::read(&file)
+            .await
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(Self {
+            tokenizer_model: tokenizer_model.into(),
+            added_tokens: read_added_tokens(&settings.model_dir).await?,
+            vocabulary: load_vocabulary(settings, checkpoint).await?,
+        })
+    }
+}
+
 pub(crate) async fn open_checkpoint(settings: &ModelSettings) -> anyhow::Result<Arc<Checkpoint>> {
     let dir = settings.model_dir.clone();
     let open = move || Checkpoint::open(Path::new(&dir)).map(Arc::new);
@@ -79,7 +127,7 @@ pub(crate) fn vocabulary_in(
 }
 
 /// The checkpoint's `added_tokens.json`: names of ids; most checkpoints have none.
-pub(crate) async fn read_added_tokens(model_dir: &Path) -> anyhow::Result<HashMap<String, u32>> {
+async fn read_added_tokens(model_dir: &Path) -> anyhow::Result<HashMap<String, u32>> {
     let file = model_dir.join(ADDED_TOKENS_FILE);
     match tokio::fs::read(&file).await {
         Ok(json) => serde_json::from_slice(&json)

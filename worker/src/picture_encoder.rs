@@ -1,4 +1,5 @@
-//! Starts a vision worker: loads the picture encoder and serves it.
+//! Starts a vision worker: loads the picture encoder and serves it. A process of its own does that here; a node does it when it is
+//! told to.
 
 use std::sync::Arc;
 
@@ -11,20 +12,22 @@ use inkstone_model::{
     device::Device,
     load_options::LoadOptions,
 };
-use inkstone_proto::worker::v1::vision_service_server::VisionServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
-    config::{ExecutorSettings, VisionConfig},
+    config::{ExecutorSettings, ModelSettings, VisionConfig, VisionSettings},
     loading::open_checkpoint,
     progress::{LoadProgress, ProgressSink},
-    service::vision::VisionServer,
+    service::{
+        health::{Health, Part},
+        listener::Services,
+        vision::VisionServer,
+    },
     vision::{Encode, Encoder, FeatureCache, VisionWorker},
 };
 
-/// Serves a vision worker on `listener` until `shutdown`, then lets open calls finish.
+/// Serves a vision worker on `listener` until `shutdown`, then takes no more pictures and lets open calls finish.
 pub async fn serve_vision(
     config: VisionConfig,
     listener: TcpListener,
@@ -32,48 +35,64 @@ pub async fn serve_vision(
     progress: ProgressSink,
 ) -> anyhow::Result<()> {
     let checkpoint = open_checkpoint(&config.model).await?;
-    let description = Arc::new(checkpoint.description().clone());
-    let encode: Box<dyn Encode> = match config.executor {
-        ExecutorSettings::Device => Box::new(load(&config, checkpoint, progress).await?),
-        ExecutorSettings::Simulated { .. } => Box::new(NoTower),
+    let health = Health::new(&[Part::Vision]).await;
+    let server = VisionServer::default();
+    let services = Services {
+        health: health.clone(),
+        language: None,
+        group: None,
+        vision: Some(server.clone()),
     };
-    let encoder = Encoder::start(encode, config.max_queue)?;
-    let limits = DecodeLimits {
-        max_bytes: config.max_picture_bytes,
-        max_pixels: config.max_picture_pixels,
-    };
-    let cache = FeatureCache::new(config.feature_cache_bytes);
-    let worker = Arc::new(VisionWorker::new(
-        description,
-        limits,
-        encoder,
-        cache,
-        config.max_queue,
-    ));
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<VisionServiceServer<VisionServer>>()
-        .await;
+    let mut listening = services.listen(listener);
+    tokio::select! {
+        worker = start_encoder(&config.model, &config.vision, checkpoint, progress) => server.start(worker?),
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    health.set(Part::Vision, true).await;
     tracing::info!("the vision worker is ready");
-    Server::builder()
-        .add_service(health_service)
-        .add_service(
-            VisionServiceServer::new(VisionServer::new(worker)).max_decoding_message_size(1 << 20),
-        )
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled(),
-        )
-        .await?;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        error = listening.ended() => return Err(error),
+    }
+    health.set(Part::Vision, false).await;
+    if tokio::time::timeout(config.grace, server.drain())
+        .await
+        .is_err()
+    {
+        tracing::warn!(grace = ?config.grace, "calls were still open at the end of the grace time");
+    }
+    listening.close().await;
     Ok(())
 }
 
+/// Loads the encoder and starts its thread.
+pub(crate) async fn start_encoder(
+    model: &ModelSettings,
+    settings: &VisionSettings,
+    checkpoint: Arc<Checkpoint>,
+    progress: ProgressSink,
+) -> anyhow::Result<Arc<VisionWorker>> {
+    let description = Arc::new(checkpoint.description().clone());
+    let encode: Box<dyn Encode> = match settings.executor {
+        ExecutorSettings::Device => Box::new(load(model, checkpoint, progress).await?),
+        ExecutorSettings::Simulated { .. } => Box::new(NoTower),
+    };
+    let encoder = Encoder::start(encode, settings.max_queue)?;
+    let limits = DecodeLimits {
+        max_bytes: settings.max_picture_bytes,
+        max_pixels: settings.max_picture_pixels,
+    };
+    let cache = FeatureCache::new(settings.feature_cache_bytes);
+    let worker = VisionWorker::new(description, limits, encoder, cache, settings.max_queue);
+    Ok(Arc::new(worker))
+}
+
 async fn load(
-    config: &VisionConfig,
+    settings: &ModelSettings,
     checkpoint: Arc<Checkpoint>,
     progress: ProgressSink,
 ) -> anyhow::Result<Tower> {
-    let settings = config.model.clone();
+    let settings = settings.clone();
     let model = tokio::task::spawn_blocking(move || {
         let options = LoadOptions {
             dtype: settings.dtype,

@@ -1,50 +1,54 @@
-//! How processes become one group. A rank loads its shard, then calls the leader and says who it is; when all are there the
-//! leader welcomes them, everyone meets in the TCP collective, and plans flow. Either side going away ends the group.
+//! How processes become one group, the leader's side. A rank loads its shard, then calls the leader and says who it is; when all are
+//! there the leader welcomes them, everyone meets in the TCP collective, and plans flow. Either side going away, or silent for too
+//! long, ends the group. The rank's side is in `joined`, the call itself in `service/group`.
 
 use std::{
     net::TcpListener,
-    pin::Pin,
     sync::{Arc, Mutex, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use futures::{Stream, StreamExt};
+use inkstone_cluster::Epoch;
 use inkstone_model::collectives::{TcpCollective, TcpMember};
 use inkstone_proto::worker::v1::{
-    JoinRequest, JoinResponse, RankFailed, RankHello, RankReady, Welcome,
-    group_service_server::{GroupService, GroupServiceServer},
-    join_request, join_response,
+    GroupEnded, JoinResponse, LeaderAlive, RankHello, Welcome, join_response::Message,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
-use super::{plan_stream, rank::RankCommand};
-use crate::executor::{ExecutorError, PeerRank, RANK_QUEUE, RankFailures};
+use super::{
+    life::{Breakage, GroupLife},
+    plan_stream,
+    rank::RankCommand,
+};
+use crate::{
+    config::Deadlines,
+    executor::{ExecutorError, PeerRank, RANK_QUEUE, RankFailures},
+};
 
 /// Features of HD pictures reach tens of MB.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
+/// Between two signs of life, either way.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(250);
+/// Once the group broke, how long to wait for ranks to say why before anybody is suspected.
+const CAUSE_GRACE: Duration = Duration::from_millis(100);
 
 /// A group that did not form.
 #[derive(Debug, Error)]
 pub enum JoinError {
     /// Not all ranks came.
-    #[error(
-        "ranks {missing:?} did not join within {deadline:?}; start them with --leader pointing here"
-    )]
+    #[error("ranks {missing:?} did not join in time")]
     Missing {
         /// Who is not there.
         missing: Vec<usize>,
-        /// How long we waited.
-        deadline: Duration,
     },
     /// A rank came and failed.
     #[error("rank {rank} failed: {reason}")]
     RankFailed {
         /// The rank.
         rank: usize,
-        /// What it said.
+        /// What it said, or what became of its connection.
         reason: String,
     },
 }
@@ -52,15 +56,19 @@ pub enum JoinError {
 /// What the leader expects of a rank that joins.
 #[derive(Clone, Debug)]
 pub struct GroupTerms {
+    /// The life that ranks must name; none: ranks take whichever the leader is in.
+    pub life: Option<GroupLife>,
     /// Ranks of the group.
     pub world_size: usize,
     /// BLAKE3 of the checkpoint's config and tensor table.
     pub checkpoint_fingerprint: [u8; 32],
     /// Weight type.
     pub dtype: String,
+    /// A rank that gives no sign of life for so long is lost.
+    pub silence: Duration,
 }
 
-/// The leader's side: takes ranks in as they come.
+/// Takes ranks in as they come, for one life of a group. Cheap to clone.
 #[derive(Clone)]
 pub struct JoinDesk {
     terms: Arc<GroupTerms>,
@@ -70,16 +78,23 @@ pub struct JoinDesk {
     failures: Arc<OnceLock<RankFailures>>,
 }
 
+/// Messages on their way to a rank.
+pub(crate) type RankMessages = mpsc::Sender<Result<JoinResponse, Status>>;
+
 struct Seat {
-    messages: mpsc::Sender<Result<JoinResponse, Status>>,
+    messages: RankMessages,
     state: SeatState,
+    heard: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum SeatState {
+pub(crate) enum SeatState {
     Joined,
     Ready,
+    /// It said so.
     Failed(String),
+    /// It went away or is silent.
+    Lost(String),
 }
 
 impl JoinDesk {
@@ -94,28 +109,32 @@ impl JoinDesk {
         }
     }
 
-    /// The gRPC service that ranks call.
-    pub fn service(&self) -> GroupServiceServer<Self> {
-        GroupServiceServer::new(self.clone()).max_decoding_message_size(1 << 20)
+    /// How long a rank may be silent.
+    pub(crate) fn silence(&self) -> Duration {
+        self.terms.silence
     }
 
     /// Waits until all ranks have joined, welcomes them, and waits until all stand in the collective. `form` makes rank 0's
-    /// end of it meanwhile. From then on the end of a rank is told to `failures`.
+    /// end of it meanwhile. From then on the end of a rank is told to `failures`. `patience` is how long all may take to join: it
+    /// ends when that is over.
     pub async fn assemble<C: Send + 'static>(
         &self,
         welcome: Welcome,
-        deadline: Duration,
+        (patience, meeting): (impl Future<Output = ()>, Duration),
         failures: RankFailures,
         form: impl FnOnce() -> Result<C, String> + Send + 'static,
     ) -> Result<(C, Vec<Box<dyn PeerRank>>), JoinError> {
-        self.wait_until(deadline, |seat| seat.is_some()).await?;
+        self.wait_until(patience, |seat| seat.is_some()).await?;
         let epoch = welcome.epoch;
-        self.send_to_all(&welcome).await;
+        self.send_to_all(&Message::Welcome(welcome));
         let own = tokio::task::spawn_blocking(form)
             .await
             .unwrap_or_else(|error| Err(error.to_string()))
-            .map_err(|reason| JoinError::RankFailed { rank: 0, reason })?;
-        self.wait_until(deadline, |seat| {
+            .map_err(|reason| JoinError::RankFailed { rank: 0, reason });
+        // A rank that went away is the better reason for rank 0's failure.
+        self.first_failure().map_or(Ok(()), Err)?;
+        let own = own?;
+        self.wait_until(tokio::time::sleep(meeting), |seat| {
             seat.is_some_and(|seat| seat.state == SeatState::Ready)
         })
         .await?;
@@ -127,7 +146,7 @@ impl JoinDesk {
         }
     }
 
-    /// Waits until a rank fails or leaves, and says which and why.
+    /// Waits until a rank fails, leaves or is silent for too long, and says which and why.
     pub async fn failure(&self) -> String {
         let mut changed = self.changed.subscribe();
         loop {
@@ -138,93 +157,42 @@ impl JoinDesk {
         }
     }
 
-    async fn send_to_all(&self, welcome: &Welcome) {
-        let senders: Vec<_> = self
-            .seats()
-            .iter()
-            .flatten()
-            .map(|seat| seat.messages.clone())
-            .collect();
-        for sender in senders {
-            let message = join_response::Message::Welcome(welcome.clone());
-            // A rank that went away shows in its seat.
-            let _ = sender
-                .send(Ok(JoinResponse {
-                    message: Some(message),
-                }))
-                .await;
-        }
-    }
-
-    async fn wait_until(
-        &self,
-        deadline: Duration,
-        done: impl Fn(Option<&Seat>) -> bool,
-    ) -> Result<(), JoinError> {
-        let mut changed = self.changed.subscribe();
-        let all_done = async {
-            loop {
-                if let Some(error) = self.first_failure() {
-                    return Err(error);
-                }
-                if self.seats().iter().all(|seat| done(seat.as_ref())) {
-                    return Ok(());
-                }
-                let _ = changed.changed().await;
+    /// The group broke for this reason: who is to blame, as far as it can be told in a moment. Ranks that are gone come before those
+    /// that say they failed, since they fail when others go.
+    pub async fn suspects(&self, reason: String) -> Breakage {
+        tokio::time::sleep(CAUSE_GRACE).await;
+        let late = (self.terms.silence / 2).max(2 * HEARTBEAT);
+        let (mut lost, mut failed) = (Vec::new(), Vec::new());
+        for (at, seat) in self.seats().iter().enumerate() {
+            match seat {
+                None => lost.push(at + 1),
+                Some(seat) => match seat.state {
+                    SeatState::Lost(_) => lost.push(at + 1),
+                    _ if seat.heard.elapsed() > late => lost.push(at + 1),
+                    SeatState::Failed(_) => failed.push(at + 1),
+                    SeatState::Joined | SeatState::Ready => {}
+                },
             }
-        };
-        tokio::time::timeout(deadline, all_done)
-            .await
-            .unwrap_or_else(|_| {
-                let seats = self.seats();
-                let missing = seats
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, seat)| !done(seat.as_ref()));
-                Err(JoinError::Missing {
-                    missing: missing.map(|(at, _)| at + 1).collect(),
-                    deadline,
-                })
-            })
+        }
+        let ranks = if lost.is_empty() { failed } else { lost };
+        Breakage::by(ranks, reason)
     }
 
-    fn first_failure(&self) -> Option<JoinError> {
-        self.seats()
-            .iter()
-            .enumerate()
-            .find_map(|(at, seat)| match seat {
-                Some(Seat {
-                    state: SeatState::Failed(reason),
-                    ..
-                }) => Some(JoinError::RankFailed {
-                    rank: at + 1,
-                    reason: reason.clone(),
-                }),
-                _ => None,
-            })
+    /// Tells the ranks that this life is over, and lets go of them. With a breakage when it is over because it broke.
+    pub fn dismiss(&self, breakage: Option<&Breakage>) {
+        let suspects = breakage.iter().flat_map(|breakage| &breakage.suspects);
+        self.send_to_all(&Message::Ended(GroupEnded {
+            failure: breakage.map_or_else(String::new, |breakage| breakage.reason.clone()),
+            suspects: suspects.map(|rank| rank.0).collect(),
+        }));
+        self.seats().fill_with(|| None);
     }
 
-    fn take_peers(&self, epoch: u64) -> Vec<Box<dyn PeerRank>> {
-        let seats = self.seats();
-        let peers = seats.iter().flatten().enumerate();
-        peers
-            .map(|(at, seat)| {
-                Box::new(RemoteRank {
-                    rank: at + 1,
-                    epoch,
-                    messages: seat.messages.clone(),
-                }) as Box<dyn PeerRank>
-            })
-            .collect()
-    }
-
-    fn admit(
-        &self,
-        hello: &RankHello,
-        messages: mpsc::Sender<Result<JoinResponse, Status>>,
-    ) -> Result<usize, Status> {
+    /// Gives a rank its seat, or says why there is none for it.
+    pub(crate) fn admit(&self, hello: &RankHello, messages: RankMessages) -> Result<usize, Status> {
         let terms = &self.terms;
         let refuse = |what: String| Err(Status::failed_precondition(what));
+        self.check_life(hello)?;
         if hello.world_size as usize != terms.world_size {
             return refuse(format!(
                 "the group has {} ranks, the rank was started for {}",
@@ -247,6 +215,7 @@ impl JoinDesk {
                 *seat = Some(Seat {
                     messages,
                     state: SeatState::Joined,
+                    heard: Instant::now(),
                 });
                 Ok(rank)
             }
@@ -258,15 +227,116 @@ impl JoinDesk {
         }
     }
 
-    fn set_state(&self, rank: usize, state: SeatState) {
-        if let (SeatState::Failed(reason), Some(failures)) = (&state, self.failures.get()) {
+    /// Ranks of different lives or groups must not meet.
+    fn check_life(&self, hello: &RankHello) -> Result<(), Status> {
+        let found = (hello.group_id.as_str(), Epoch(hello.epoch));
+        let wanted = match &self.terms.life {
+            None => ("", Epoch(0)),
+            Some(life) => (life.group.as_str(), life.epoch),
+        };
+        if found == wanted {
+            return Ok(());
+        }
+        let what = format!(
+            "the leader is in epoch {} of group `{}`, the rank wants epoch {} of group `{}`",
+            wanted.1, wanted.0, found.1, found.0
+        );
+        // Epochs grow over all groups: the leader has yet to hear of a later one.
+        if self.terms.life.is_some() && found.1 > wanted.1 {
+            return Err(Status::unavailable(what));
+        }
+        Err(Status::failed_precondition(what))
+    }
+
+    /// A rank gave a sign of life.
+    pub(crate) fn hear(&self, rank: usize) {
+        if let Some(Some(seat)) = self.seats().get_mut(rank - 1) {
+            seat.heard = Instant::now();
+        }
+    }
+
+    pub(crate) fn set_state(&self, rank: usize, state: SeatState) {
+        if let (SeatState::Failed(reason) | SeatState::Lost(reason), Some(failures)) =
+            (&state, self.failures.get())
+        {
             let reason = reason.clone();
             failures.report(ExecutorError::RankGone { rank, reason });
         }
         if let Some(Some(seat)) = self.seats().get_mut(rank - 1) {
-            seat.state = state;
+            // What a rank said of its end says more than that its connection ended.
+            if !matches!(seat.state, SeatState::Failed(_)) {
+                seat.state = state;
+            }
         }
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Sends without waiting: a rank whose queue is full, or that went away, shows in its seat.
+    fn send_to_all(&self, message: &Message) {
+        for seat in self.seats().iter().flatten() {
+            let _ = seat.messages.try_send(Ok(response(message.clone())));
+        }
+    }
+
+    async fn wait_until(
+        &self,
+        patience: impl Future<Output = ()>,
+        done: impl Fn(Option<&Seat>) -> bool,
+    ) -> Result<(), JoinError> {
+        let mut changed = self.changed.subscribe();
+        let all_done = async {
+            loop {
+                if let Some(error) = self.first_failure() {
+                    return Err(error);
+                }
+                if self.seats().iter().all(|seat| done(seat.as_ref())) {
+                    return Ok(());
+                }
+                let _ = changed.changed().await;
+            }
+        };
+        tokio::select! {
+            outcome = all_done => outcome,
+            () = patience => {
+                let seats = self.seats();
+                let missing = seats
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, seat)| !done(seat.as_ref()));
+                Err(JoinError::Missing {
+                    missing: missing.map(|(at, _)| at + 1).collect(),
+                })
+            }
+        }
+    }
+
+    fn first_failure(&self) -> Option<JoinError> {
+        let ended = |state: &SeatState| match state {
+            SeatState::Failed(reason) | SeatState::Lost(reason) => Some(reason.clone()),
+            SeatState::Joined | SeatState::Ready => None,
+        };
+        let seats = self.seats();
+        seats.iter().enumerate().find_map(|(at, seat)| {
+            let reason = ended(&seat.as_ref()?.state)?;
+            Some(JoinError::RankFailed {
+                rank: at + 1,
+                reason,
+            })
+        })
+    }
+
+    fn take_peers(&self, epoch: u64) -> Vec<Box<dyn PeerRank>> {
+        let seats = self.seats();
+        let peers = seats.iter().flatten().enumerate();
+        peers
+            .map(|(at, seat)| {
+                Box::new(RemoteRank {
+                    rank: at + 1,
+                    epoch,
+                    messages: seat.messages.clone(),
+                }) as Box<dyn PeerRank>
+            })
+            .collect()
     }
 
     fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Option<Seat>>> {
@@ -276,55 +346,21 @@ impl JoinDesk {
     }
 }
 
-#[tonic::async_trait]
-impl GroupService for JoinDesk {
-    type JoinStream = Pin<Box<dyn Stream<Item = Result<JoinResponse, Status>> + Send>>;
+/// A sign of the leader's life.
+pub(crate) fn alive() -> JoinResponse {
+    response(Message::Alive(LeaderAlive {}))
+}
 
-    async fn join(
-        &self,
-        request: Request<Streaming<JoinRequest>>,
-    ) -> Result<Response<Self::JoinStream>, Status> {
-        let mut requests = request.into_inner();
-        let first = requests
-            .message()
-            .await?
-            .and_then(|request| request.message);
-        let Some(join_request::Message::Hello(hello)) = first else {
-            return Err(Status::invalid_argument("a rank says hello first"));
-        };
-        let (messages, receiver) = mpsc::channel(RANK_QUEUE);
-        let rank = self.admit(&hello, messages)?;
-        tracing::info!(rank, "a rank joined");
-        self.set_state(rank, SeatState::Joined);
-        let desk = self.clone();
-        tokio::spawn(async move {
-            loop {
-                match requests
-                    .message()
-                    .await
-                    .map(|request| request.and_then(|request| request.message))
-                {
-                    Ok(Some(join_request::Message::Ready(_))) => {
-                        desk.set_state(rank, SeatState::Ready)
-                    }
-                    Ok(Some(join_request::Message::Failed(failed))) => {
-                        desk.set_state(rank, SeatState::Failed(failed.reason));
-                    }
-                    Ok(Some(join_request::Message::Hello(_))) => {}
-                    Ok(None) | Err(_) => break,
-                }
-            }
-            tracing::warn!(rank, "a rank left");
-            desk.set_state(rank, SeatState::Failed("its connection ended".to_owned()));
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+fn response(message: Message) -> JoinResponse {
+    JoinResponse {
+        message: Some(message),
     }
 }
 
 struct RemoteRank {
     rank: usize,
     epoch: u64,
-    messages: mpsc::Sender<Result<JoinResponse, Status>>,
+    messages: RankMessages,
 }
 
 impl PeerRank for RemoteRank {
@@ -347,105 +383,19 @@ impl PeerRank for RemoteRank {
     }
 }
 
-/// A rank's side: its place in a group that stands.
-pub struct Joined {
-    /// The group's terms, as the leader gave them.
-    pub welcome: Welcome,
-    responses: Streaming<JoinResponse>,
-    requests: mpsc::Sender<JoinRequest>,
-}
-
-impl Joined {
-    /// Says hello on `channel` and waits to be welcomed.
-    pub async fn say_hello(
-        channel: tonic::transport::Channel,
-        hello: RankHello,
-        deadline: Duration,
-    ) -> Result<Self, Status> {
-        let mut client =
-            inkstone_proto::worker::v1::group_service_client::GroupServiceClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let (requests, receiver) = mpsc::channel(4);
-        let _ = requests
-            .send(request(join_request::Message::Hello(hello)))
-            .await;
-        let mut responses = client
-            .join(ReceiverStream::new(receiver))
-            .await?
-            .into_inner();
-        let first = tokio::time::timeout(deadline, responses.message())
-            .await
-            .map_err(|_| {
-                Status::deadline_exceeded("the leader did not welcome us: other ranks are missing")
-            })??;
-        match first.and_then(|response| response.message) {
-            Some(join_response::Message::Welcome(welcome)) => Ok(Self {
-                welcome,
-                responses,
-                requests,
-            }),
-            _ => Err(Status::unavailable(
-                "the leader went away before it welcomed us",
-            )),
-        }
-    }
-
-    /// Makes this rank's end of the collective and tells the leader how that went.
-    pub async fn enter_collective(
-        &self,
-        rank: usize,
-        world_size: usize,
-        deadlines: Deadlines,
-    ) -> Result<TcpCollective, String> {
-        let member = deadlines.member(&self.welcome, rank, world_size);
-        let rendezvous = self.welcome.rendezvous.clone();
-        let formed = tokio::task::spawn_blocking(move || {
-            TcpCollective::join(rendezvous.as_str(), &member).map_err(|error| error.to_string())
-        })
-        .await
-        .unwrap_or_else(|error| Err(error.to_string()));
-        let message = match &formed {
-            Ok(_) => join_request::Message::Ready(RankReady {}),
-            Err(reason) => join_request::Message::Failed(RankFailed {
-                reason: reason.clone(),
-            }),
-        };
-        let _ = self.requests.send(request(message)).await;
-        formed
-    }
-
-    /// The next command; `None` when the leader is done with us.
-    pub async fn next_command(&mut self) -> Result<Option<RankCommand>, String> {
-        match self.responses.next().await {
-            None => Ok(None),
-            Some(Err(status)) => Err(format!("lost the leader: {}", status.message())),
-            Some(Ok(response)) => plan_stream::from_wire(response, self.welcome.epoch)
-                .map(Some)
-                .map_err(|error| error.to_string()),
-        }
-    }
-}
-
-/// How long a member of a TCP group waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
-    /// For the group to be complete.
-    pub join: Duration,
-    /// For the others in one call.
-    pub step: Duration,
-}
-
-impl Deadlines {
-    /// The collective's view of a member.
-    pub fn member(self, welcome: &Welcome, rank: usize, world_size: usize) -> TcpMember {
-        TcpMember {
-            group: welcome.group_id.clone(),
-            epoch: welcome.epoch,
-            rank,
-            world_size,
-            join_deadline: self.join,
-            deadline: self.step,
-        }
+/// The collective's view of a member of a welcomed group.
+pub(super) fn member(
+    welcome: &Welcome,
+    (rank, world_size): (usize, usize),
+    deadlines: Deadlines,
+) -> TcpMember {
+    TcpMember {
+        group: welcome.group_id.clone(),
+        epoch: welcome.epoch,
+        rank,
+        world_size,
+        join_deadline: deadlines.join,
+        deadline: deadlines.step,
     }
 }
 
@@ -456,12 +406,6 @@ pub fn lead_collective(
     world_size: usize,
     deadlines: Deadlines,
 ) -> Result<TcpCollective, String> {
-    TcpCollective::lead(listener, &deadlines.member(welcome, 0, world_size))
+    TcpCollective::lead(listener, &member(welcome, (0, world_size), deadlines))
         .map_err(|error| error.to_string())
-}
-
-fn request(message: join_request::Message) -> JoinRequest {
-    JoinRequest {
-        message: Some(message),
-    }
 }

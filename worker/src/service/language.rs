@@ -27,6 +27,8 @@ use crate::{
 const COMPILES_AT_ONCE: usize = 2;
 /// Requests of a connection whose constraints wait to be compiled; past it they are refused as busy.
 const MAX_COMPILING: usize = 64;
+/// What a process answers that leads no group.
+const NO_GROUP: &str = "this process leads no language group now";
 
 /// See the module's text. Cheap to clone; it answers UNAVAILABLE until the group is there, and while it drains.
 #[derive(Clone)]
@@ -49,40 +51,52 @@ pub struct Serving {
 }
 
 enum Stage {
-    Loading,
     Serving(Box<Serving>),
-    Draining,
+    /// And why not.
+    NotServing(&'static str),
 }
 
 impl LanguageServer {
-    /// Answers that the model is loading.
-    pub fn loading() -> Self {
+    /// Takes no work yet.
+    pub fn new() -> Self {
         Self {
-            stage: Arc::new(RwLock::new(Stage::Loading)),
+            stage: Arc::new(RwLock::new(Stage::NotServing(NO_GROUP))),
             compiles: Arc::new(Semaphore::new(COMPILES_AT_ONCE)),
         }
+    }
+
+    /// Answers that a group is on its way.
+    pub fn load(&self) {
+        self.set_stage(Stage::NotServing(
+            "the language group is loading its weights",
+        ));
     }
 
     /// Takes work from now on.
     pub fn start(&self, mut serving: Serving) {
         // Coordinators derive salts from what requests are salted with.
         serving.description.cache_namespace = serving.terms.cache_namespace().to_vec().into();
-        *self.stage.write().expect("nobody panics with the stage") =
-            Stage::Serving(Box::new(serving));
+        self.set_stage(Stage::Serving(Box::new(serving)));
     }
 
     /// Takes no new work from now on; what runs goes on.
     pub fn drain(&self) {
-        *self.stage.write().expect("nobody panics with the stage") = Stage::Draining;
+        self.set_stage(Stage::NotServing("the language group is stopping"));
+    }
+
+    /// Answers that there is no group here (any more).
+    pub fn clear(&self) {
+        self.set_stage(Stage::NotServing(NO_GROUP));
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        *self.stage.write().expect("nobody panics with the stage") = stage;
     }
 
     fn serving(&self) -> Result<Serving, Status> {
         match &*self.stage.read().expect("nobody panics with the stage") {
             Stage::Serving(serving) => Ok(Serving::clone(serving)),
-            Stage::Loading => Err(Status::unavailable(
-                "the language group is loading its weights",
-            )),
-            Stage::Draining => Err(Status::unavailable("the language group is stopping")),
+            Stage::NotServing(reason) => Err(Status::unavailable(*reason)),
         }
     }
 
@@ -163,6 +177,12 @@ impl LanguageServer {
             Ok(()) => connection.submit(submission).await,
             Err(message) => connection.refuse(submission.handle, Refusal::Invalid, message),
         }
+    }
+}
+
+impl Default for LanguageServer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,6 +1,9 @@
 //! `VisionService`: uploads in, features out, in pieces.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, RwLock},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
@@ -9,6 +12,7 @@ use inkstone_proto::worker::v1::{
     GetFeaturesResponse, PictureHeader, PutPictureRequest, PutPictureResponse,
     get_features_response, put_picture_request::Part, vision_service_server::VisionService,
 };
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -19,15 +23,61 @@ use crate::{
 /// Bytes of features in one message.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// See the module's text.
+/// See the module's text. Cheap to clone; it answers UNAVAILABLE while there is no encoder, and takes no new pictures while it drains.
+#[derive(Clone, Default)]
 pub struct VisionServer {
-    worker: Arc<VisionWorker>,
+    stage: Arc<RwLock<Stage>>,
+    calls: TaskTracker,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Absent,
+    Serving(Arc<VisionWorker>),
+    Draining(Arc<VisionWorker>),
 }
 
 impl VisionServer {
-    /// Serves `worker`.
-    pub fn new(worker: Arc<VisionWorker>) -> Self {
-        Self { worker }
+    /// Takes pictures from now on.
+    pub fn start(&self, worker: Arc<VisionWorker>) {
+        self.set_stage(Stage::Serving(worker));
+    }
+
+    /// Takes no new pictures from now on, and waits until nobody waits for features. Not bounded.
+    pub async fn drain(&self) {
+        if let Ok(worker) = self.worker() {
+            self.set_stage(Stage::Draining(worker));
+        }
+        self.calls.close();
+        self.calls.wait().await;
+        self.calls.reopen();
+    }
+
+    /// Answers that there is no encoder (any more).
+    pub fn clear(&self) {
+        self.set_stage(Stage::Absent);
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        *self.stage.write().expect("nobody panics with the stage") = stage;
+    }
+
+    /// The encoder, while there is one.
+    fn worker(&self) -> Result<Arc<VisionWorker>, Status> {
+        match &*self.stage.read().expect("nobody panics with the stage") {
+            Stage::Serving(worker) | Stage::Draining(worker) => Ok(Arc::clone(worker)),
+            Stage::Absent => Err(Status::unavailable("this process encodes no pictures now")),
+        }
+    }
+
+    /// The encoder, while it takes pictures.
+    fn taking_worker(&self) -> Result<Arc<VisionWorker>, Status> {
+        match &*self.stage.read().expect("nobody panics with the stage") {
+            Stage::Draining(_) => Err(Status::unavailable("the picture encoder is stopping")),
+            Stage::Serving(worker) => Ok(Arc::clone(worker)),
+            Stage::Absent => Err(Status::unavailable("this process encodes no pictures now")),
+        }
     }
 }
 
@@ -41,7 +91,7 @@ impl VisionService for VisionServer {
         _: Request<DescribeVisionRequest>,
     ) -> Result<Response<DescribeVisionResponse>, Status> {
         Ok(Response::new(DescribeVisionResponse {
-            description_json: self.worker.description().to_json(),
+            description_json: self.worker()?.description().to_json(),
         }))
     }
 
@@ -49,14 +99,16 @@ impl VisionService for VisionServer {
         &self,
         request: Request<Streaming<PutPictureRequest>>,
     ) -> Result<Response<PutPictureResponse>, Status> {
+        let _open = self.calls.token();
+        let worker = self.taking_worker()?;
         let mut stream = request.into_inner();
         let Some(Part::Header(header)) = stream.message().await?.and_then(|request| request.part)
         else {
             return Err(Status::invalid_argument("an upload starts with a header"));
         };
-        let file = receive(&mut stream, &header, self.worker.max_picture_bytes()).await?;
+        let file = receive(&mut stream, &header, worker.max_picture_bytes()).await?;
         let hd_num = (header.hd_num > 0).then_some(header.hd_num);
-        let accepted = self.worker.put(file, hd_num).await.map_err(put_status)?;
+        let accepted = worker.put(file, hd_num).await.map_err(put_status)?;
         Ok(Response::new(PutPictureResponse {
             digest: Bytes::copy_from_slice(&accepted.digest.0),
             num_tokens: u32::try_from(accepted.num_tokens)
@@ -72,7 +124,8 @@ impl VisionService for VisionServer {
     ) -> Result<Response<Self::GetFeaturesStream>, Status> {
         let digest = PictureDigest::try_from(&request.into_inner().digest[..])
             .map_err(Status::invalid_argument)?;
-        let bytes = match self.worker.features(digest).await {
+        let open = self.calls.token();
+        let bytes = match self.worker()?.features(digest).await {
             None => {
                 return Err(Status::not_found(format!(
                     "picture {digest} is not here; put it again"
@@ -89,9 +142,10 @@ impl VisionService for VisionServer {
             num_bytes: bytes.len() as u64,
         });
         let parts = stream::once(async { header }).chain(stream::iter(chunks(bytes)));
-        Ok(Response::new(Box::pin(
-            parts.map(|part| Ok(GetFeaturesResponse { part: Some(part) })),
-        )))
+        Ok(Response::new(Box::pin(parts.map(move |part| {
+            let _until_sent = &open;
+            Ok(GetFeaturesResponse { part: Some(part) })
+        }))))
     }
 }
 
