@@ -157,9 +157,9 @@ impl JoinDesk {
         }
     }
 
-    /// The group broke for this reason: who is to blame, as far as it can be told in a moment. Ranks that are gone come before those
-    /// that say they failed, since they fail when others go.
-    pub async fn suspects(&self, reason: String) -> Breakage {
+    /// The group broke: who is to blame, as far as it can be told in a moment. Ranks that are gone come before those that the leader's
+    /// own rank suspects, and these before ranks that say they failed, since they fail when others go.
+    pub async fn suspects(&self, broke: Breakage) -> Breakage {
         tokio::time::sleep(CAUSE_GRACE).await;
         let late = (self.terms.silence / 2).max(2 * HEARTBEAT);
         let (mut lost, mut failed) = (Vec::new(), Vec::new());
@@ -174,8 +174,13 @@ impl JoinDesk {
                 },
             }
         }
-        let ranks = if lost.is_empty() { failed } else { lost };
-        Breakage::by(ranks, reason)
+        if !lost.is_empty() {
+            return Breakage::by(lost, broke.reason);
+        }
+        if broke.suspects.is_empty() {
+            return Breakage::by(failed, broke.reason);
+        }
+        broke
     }
 
     /// Tells the ranks that this life is over, and lets go of them. With a breakage when it is over because it broke.

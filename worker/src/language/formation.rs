@@ -98,7 +98,7 @@ impl Formation<'_> {
         match (warm_up(&formed.leader.handle(), bos_token_id).await, desk) {
             (Ok(()), _) => Ok(formed),
             (Err(reason), Some(desk)) => Err(desk.suspects(first_forward(&reason)).await),
-            (Err(reason), None) => Err(Breakage::by([0], first_forward(&reason))),
+            (Err(reason), None) => Err(Breakage::by([0], first_forward(&reason).reason)),
         }
     }
 
@@ -288,8 +288,8 @@ impl Formation<'_> {
     }
 }
 
-fn first_forward(reason: &str) -> String {
-    format!("the first forward failed: {reason}")
+fn first_forward(reason: &str) -> Breakage {
+    Breakage::new(format!("the first forward failed: {reason}"))
 }
 
 /// A group that did not form.
@@ -297,6 +297,6 @@ async fn suspects(desk: &JoinDesk, error: JoinError) -> Breakage {
     let reason = error.to_string();
     match error {
         JoinError::Missing { missing } => Breakage::by(missing, reason),
-        JoinError::RankFailed { .. } => desk.suspects(reason).await,
+        JoinError::RankFailed { .. } => desk.suspects(Breakage::new(reason)).await,
     }
 }

@@ -61,19 +61,19 @@ impl ServingGroup {
                 None => std::future::pending().await,
             }
         };
-        let reason = tokio::select! {
-            reason = stopped(&self.handle) => reason,
+        let breakage = tokio::select! {
+            breakage = stopped(&self.handle) => breakage,
             reason = lost_rank => {
                 // A step that runs fails by itself; an idle loop has to be told.
                 let _ = timeout(TELL_GRACE, self.handle.fail(reason.clone())).await;
-                reason
+                Breakage::new(reason)
             }
             () = self.health.follow_steps(&self.handle, self.step_deadline) => unreachable!("it does not return"),
         };
         match &self.desk {
-            Some(desk) => desk.suspects(reason).await,
+            Some(desk) => desk.suspects(breakage).await,
             // Nobody else has a part in it.
-            None => Breakage::by([0], reason),
+            None => Breakage::by([0], breakage.reason),
         }
     }
 
@@ -114,16 +114,16 @@ impl ServingGroup {
     }
 }
 
-async fn stopped(handle: &LeaderHandle) -> String {
+async fn stopped(handle: &LeaderHandle) -> Breakage {
     let mut status = handle.status();
     loop {
         match &*status.borrow_and_update() {
             GroupStatus::Serving => {}
-            GroupStatus::Failed(reason) => return reason.clone(),
-            GroupStatus::Stopped => return "it stopped".to_owned(),
+            GroupStatus::Failed(breakage) => return breakage.clone(),
+            GroupStatus::Stopped => return Breakage::new("it stopped"),
         }
         if status.changed().await.is_err() {
-            return "its loop is gone".to_owned();
+            return Breakage::new("its loop is gone");
         }
     }
 }

@@ -13,7 +13,7 @@ use tonic::{Code, transport::Channel};
 use crate::{
     group::{
         join::{GroupTerms, JoinDesk},
-        life::GroupLife,
+        life::{Breakage, GroupLife},
     },
     service::{group::GroupServer, health::Health, listener::Services},
 };
@@ -121,7 +121,7 @@ async fn a_silent_rank_is_lost_though_its_connection_stays() {
         reason.contains("rank 1") && reason.contains("silent"),
         "{reason}"
     );
-    let breakage = desk.suspects(reason).await;
+    let breakage = desk.suspects(Breakage::new(reason)).await;
     assert_eq!(breakage.suspects, [Rank(1)].into());
     beat.abort();
     drop((calls, senders));
