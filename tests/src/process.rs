@@ -1,8 +1,9 @@
-//! Processes of `inkstone`: started, listened to through their log lines, killed when dropped.
+//! Processes of `inkstone` and what it needs: started, listened to through their log lines, stopped and frozen as faults do it,
+//! killed when dropped.
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
@@ -12,7 +13,49 @@ use std::{
 /// How long a process may take to say what a test waits for: debug builds on a busy machine are slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A running `inkstone`.
+/// How a process is started; again and again, where a test wants that.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// What it is called in messages.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// The network namespace it runs in, if not the test's own.
+    pub namespace: Option<String>,
+}
+
+impl Launch {
+    /// The binary under test, logging JSON.
+    pub fn inkstone(name: &str, program: &Path, arguments: &[&str]) -> Self {
+        let mut arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        arguments.extend(["--log-format", "json"].map(str::to_owned));
+        Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            arguments,
+            namespace: None,
+        }
+    }
+
+    /// `ip netns exec` becomes the program itself, so signals reach it either way.
+    fn command(&self) -> Command {
+        let mut command = match &self.namespace {
+            None => Command::new(&self.program),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]);
+                command.arg(&self.program);
+                command
+            }
+        };
+        command.args(&self.arguments).env("INKSTONE_LOG", "info");
+        command
+    }
+}
+
+/// A running process. It stays in the test's process group: who ends the group, as Ctrl-C does, ends it too.
 pub struct Process {
     name: String,
     child: Child,
@@ -34,20 +77,23 @@ struct Lines {
 impl Process {
     /// Starts `program` (the binary under test) with `arguments`, logging JSON.
     pub fn start(program: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .args(["--log-format", "json"])
-            .env("INKSTONE_LOG", "info")
+        Self::launch(&Launch::inkstone(&arguments.join(" "), program, arguments))
+    }
+
+    /// Starts what is described.
+    pub fn launch(launch: &Launch) -> Self {
+        let mut child = launch
+            .command()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", launch.program.display()));
         let log = Arc::new(Log::default());
         let (stderr, lines) = (child.stderr.take().expect("it is piped"), Arc::clone(&log));
         thread::spawn(move || lines.follow(BufReader::new(stderr)));
         Self {
-            name: arguments.join(" "),
+            name: launch.name.clone(),
             child,
             log,
         }
@@ -122,17 +168,36 @@ impl Process {
 
     /// Asks it to stop, as Kubernetes does.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Freezes it: it holds its connections and says nothing.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
         let status = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+            .args([&format!("-{name}"), &self.child.id().to_string()])
             .status();
         assert!(status.expect("kill runs").success());
+    }
+
+    /// How it ended, if it did.
+    pub fn try_end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
     }
 
     /// Waits for it to end by itself.
     pub fn wait_for_end(&mut self, patience: Duration) -> ExitStatus {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
+            if let Some(status) = self.try_end() {
                 return status;
             }
             let waited = started.elapsed();

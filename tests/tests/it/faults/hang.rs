@@ -1,0 +1,42 @@
+//! SIGSTOP: a process that holds its connections and says nothing. Nobody hangs with it.
+
+use inkstone_tests::{cluster::Cluster, load::Load};
+
+use super::{SERVE_AGAIN, assert_resumed, assert_unmoved, in_the_middle, once, turn, two_groups};
+
+const STREAMS: usize = 64;
+
+async fn freeze(fault: &str, which: fn(&Cluster) -> String) {
+    let Some(turn) = turn().await else { return };
+    let mut cluster = Cluster::start(two_groups()).await;
+    let name = which(&cluster);
+    let group = cluster.groups().remove(0);
+    let clients = once(&cluster, STREAMS);
+    let hurt = async |cluster: &mut Cluster| {
+        cluster.process(&name).pause();
+        cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
+    };
+    let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    assert_resumed(&report, at);
+    assert_eq!(report.len(), STREAMS, "none hangs");
+    // It wakes up in a world that went on without it: it is the spare now, and disturbs nobody.
+    let load = Load::start(once(&cluster, STREAMS / 4), &turn.cases);
+    cluster.process(&name).resume();
+    cluster.wait_until_right().await;
+    let report = load.finish().await;
+    assert_unmoved(&report);
+    let group = cluster.groups().remove(0);
+    assert!(!group.nodes.contains(&name), "{name} is in {group:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_frozen_rank_hangs_nobody() {
+    let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
+    freeze("SIGSTOP of a follower rank, 64 streams", follower).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_frozen_leader_hangs_nobody() {
+    let leader = |cluster: &Cluster| cluster.groups()[0].leader().to_owned();
+    freeze("SIGSTOP of a leader, 64 streams", leader).await;
+}

@@ -1,0 +1,187 @@
+//! Kill -9 of every part, in the middle of 32 answers.
+
+use std::time::{Duration, Instant};
+
+use inkstone_tests::{
+    cluster::Cluster,
+    load::{Clients, Load},
+    report::Row,
+};
+
+use super::{
+    MIDDLE, RESUME, SERVE_AGAIN, Turn, assert_resumed, assert_unmoved, in_the_middle, once, table,
+    turn, two_groups,
+};
+
+const STREAMS: usize = 32;
+
+/// Kills a node of the first group; the spare takes its place.
+async fn kill_one(fault: &str, turn: &Turn, cluster: &mut Cluster, which: fn(&Cluster) -> String) {
+    let name = which(cluster);
+    let group = cluster.groups().remove(0);
+    let clients = once(cluster, STREAMS);
+    let hurt = async |cluster: &mut Cluster| {
+        cluster.kill(&name);
+        cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
+    };
+    let (report, at) = in_the_middle(fault, turn, cluster, clients, hurt).await;
+    assert_resumed(&report, at);
+    assert_eq!(report.len(), STREAMS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_killed_leader_or_rank_is_replaced_and_its_requests_go_on() {
+    let Some(turn) = turn().await else { return };
+    let mut cluster = Cluster::start(two_groups()).await;
+    let leader = |cluster: &Cluster| cluster.groups()[0].leader().to_owned();
+    kill_one("kill -9 of a leader", &turn, &mut cluster, leader).await;
+    let gone: Vec<String> = (0..5).map(|index| format!("l{index}")).collect();
+    let gone = gone
+        .into_iter()
+        .find(|name| !cluster.running().contains(name));
+    cluster.restart(&gone.expect("the leader was killed"));
+    cluster.wait_until_right().await;
+    let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
+    kill_one("kill -9 of a follower rank", &turn, &mut cluster, follower).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_killed_process_with_a_whole_group_is_replaced() {
+    let Some(turn) = turn().await else { return };
+    let mut settings = two_groups();
+    (settings.language_nodes, settings.devices) = (3, 2);
+    let mut cluster = Cluster::start(settings).await;
+    assert_eq!(cluster.groups()[0].nodes.len(), 1, "a group is one process");
+    let node = |cluster: &Cluster| cluster.groups()[0].leader().to_owned();
+    let fault = "kill -9 of a group in one process";
+    kill_one(fault, &turn, &mut cluster, node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_killed_vision_worker_is_missed_by_nobody() {
+    let Some(turn) = turn().await else { return };
+    let mut cluster = Cluster::start(two_groups()).await;
+    // Answers that run already, and questions about pictures that are just being looked at.
+    let running = Load::start(once(&cluster, STREAMS), &turn.cases);
+    running.wait_until_all_run(MIDDLE).await;
+    let about_pictures = turn
+        .cases
+        .iter()
+        .filter(|case| case.kind.contains("picture"));
+    let about_pictures: Vec<_> = about_pictures.cloned().collect();
+    let asked = Load::start(once(&cluster, about_pictures.len()), &about_pictures);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let at = Instant::now();
+    cluster.kill("v0");
+    let report = asked.finish().await;
+    report.tabulate(
+        table(),
+        Row {
+            fault: "kill -9 of a vision worker, questions on their way",
+            at,
+            serving_again: None,
+        },
+    );
+    report.assert_right();
+    let report = running.finish().await;
+    let fault = "kill -9 of a vision worker, answers running";
+    report.tabulate(
+        table(),
+        Row {
+            fault,
+            at,
+            serving_again: None,
+        },
+    );
+    assert_unmoved(&report);
+    // What the lost worker had looked at is looked at again by the other when a request moves.
+    let fault = "kill -9 of a follower rank, a vision worker gone";
+    let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
+    kill_one(fault, &turn, &mut cluster, follower).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_killed_placing_coordinator_takes_its_own_streams_only() {
+    let Some(turn) = turn().await else { return };
+    let mut cluster = Cluster::start(two_groups()).await;
+    let placer = cluster.placer().expect("one was elected");
+    let address = cluster.address(&placer);
+    let clients = once(&cluster, STREAMS);
+    let hurt = async |cluster: &mut Cluster| {
+        cluster.kill(&placer);
+        let other = |state: &inkstone_cluster::ClusterState| {
+            let now = state.placer.as_ref();
+            now.is_some_and(|now| now.as_str() != placer)
+        };
+        let wanted = "another coordinator places";
+        cluster.wait_until(wanted, SERVE_AGAIN, other).await;
+    };
+    let fault = "kill -9 of the placing coordinator";
+    let (mut report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    report.excuse(|one| one.coordinator == address);
+    assert_eq!(report.len(), STREAMS / 2, "those of the other coordinator");
+    assert_unmoved(&report);
+    let pause = report.longest_pause(at, |_| true);
+    assert!(pause < RESUME, "a stream of the other paused for {pause:?}");
+    // The other one places.
+    let group = cluster.groups().remove(0);
+    let other = Clients {
+        addresses: cluster.coordinators(),
+        ..once(&cluster, STREAMS)
+    };
+    let others = other.addresses.into_iter().filter(|one| *one != address);
+    let clients = Clients {
+        addresses: others.collect(),
+        ..once(&cluster, STREAMS)
+    };
+    let hurt = async |cluster: &mut Cluster| {
+        cluster.kill(group.follower());
+        cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
+    };
+    let fault = "kill -9 of a follower rank, the placing coordinator gone";
+    let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    assert_resumed(&report, at);
+    cluster.restart(&placer);
+    cluster.restart(group.follower());
+    cluster.wait_until_right().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fault_killed_etcd_is_missed_by_nobody() {
+    let Some(turn) = turn().await else { return };
+    let mut cluster = Cluster::start(two_groups()).await;
+    let clients = once(&cluster, STREAMS);
+    let hurt = async |cluster: &mut Cluster| cluster.etcd.kill();
+    let fault = "kill -9 of etcd";
+    let (report, _) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    assert_unmoved(&report);
+    // New requests are served without it, too, and a lost rank's requests go on elsewhere.
+    let group = cluster.groups().remove(0);
+    let clients = once(&cluster, STREAMS);
+    let hurt = async |cluster: &mut Cluster| cluster.kill(group.follower());
+    let fault = "kill -9 of a follower rank, etcd gone";
+    let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    assert_resumed(&report, at);
+    cluster.etcd.restart();
+    cluster.wait_until_right().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_waits_for_the_only_group_to_come_back() {
+    let Some(turn) = turn().await else { return };
+    let mut settings = two_groups();
+    (settings.language_nodes, settings.language_replicas) = (2, 1);
+    let mut cluster = Cluster::start(settings).await;
+    let group = cluster.groups().remove(0);
+    let clients = once(&cluster, STREAMS / 2);
+    let hurt = async |cluster: &mut Cluster| {
+        cluster.kill(group.follower());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.restart(group.follower());
+        cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
+    };
+    let fault = "kill -9 of a rank of the only group, started again";
+    let (report, _) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    report.assert_right();
+    assert!(report.num_moved() > 0, "nothing had to move");
+}
