@@ -14,7 +14,13 @@ use inkstone_cluster::{
     ClusterState, Epoch, GroupId, NodeId, Registry,
     etcd::{EtcdSettings, connect},
 };
-use tokio::{sync::watch, time::timeout};
+use inkstone_proto::v1::{
+    GetClusterRequest, GroupLoad, LanguageGroup, cluster_service_client::ClusterServiceClient,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     etcd::{Etcd, free_port},
@@ -384,6 +390,37 @@ impl Cluster {
         .await
     }
 
+    /// Waits until no group works for anybody any more, as every coordinator that runs hears it: what was moved or given up left nothing
+    /// behind.
+    pub async fn wait_until_idle(&self) {
+        let started = Instant::now();
+        loop {
+            let busy = self.busy_groups().await;
+            if busy.is_empty() {
+                return;
+            }
+            assert!(
+                started.elapsed() < PATIENCE / 4,
+                "nobody asks, and still: {busy:#?}"
+            );
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn busy_groups(&self) -> Vec<LanguageGroup> {
+        let mut busy = Vec::new();
+        for name in self.running().iter().filter(|name| name.starts_with('c')) {
+            let address = format!("http://{}", self.address(name));
+            let client = ClusterServiceClient::connect(address).await;
+            let mut client = client.expect("it listens");
+            let answer = client.get_cluster(GetClusterRequest {}).await;
+            let cluster = answer.expect("it answers").into_inner().cluster;
+            let groups = cluster.expect("it says how it is").groups;
+            busy.extend(groups.into_iter().filter(is_busy));
+        }
+        busy
+    }
+
     fn keep_logs(&self) {
         let folder = std::env::temp_dir().join(format!("inkstone-logs-{}", std::process::id()));
         let folder = (0..)
@@ -403,6 +440,12 @@ impl Cluster {
         let _ = fs::write(folder.join("state.txt"), format!("{:#?}", self.state()));
         eprintln!("logs are in {}", folder.display());
     }
+}
+
+/// Whether it works, or has not said that it does not.
+fn is_busy(group: &LanguageGroup) -> bool {
+    let idle = |load: &GroupLoad| load.waiting + load.running + load.blocks_used == 0;
+    !group.load.as_ref().is_some_and(idle)
 }
 
 fn groups(state: &ClusterState) -> Vec<Group> {

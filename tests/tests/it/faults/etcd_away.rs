@@ -10,14 +10,16 @@ use inkstone_tests::{
 };
 use tokio::time::sleep;
 
-use super::{SERVE_AGAIN, Turn, always, assert_unmoved, once, table, turn, two_groups};
+use super::{
+    SERVE_AGAIN, Turn, always, assert_unmoved, assert_whole, is_patient, once, table, turn,
+    two_groups,
+};
 
 const STREAMS: usize = 12;
 
 /// How long etcd is away.
 fn absence() -> Duration {
-    let long = std::env::var("INKSTONE_LONG_TESTS").is_ok_and(|value| value == "1");
-    Duration::from_secs(if long { 60 } else { 10 })
+    Duration::from_secs(if is_patient() { 60 } else { 10 })
 }
 
 /// Takes etcd away under load and gives it back.
@@ -51,6 +53,7 @@ async fn without_etcd(
         },
     );
     report.assert_right();
+    assert_whole(&cluster).await;
     assert!(done > 0, "no request was served while etcd was away");
     let lives = |groups: &[Group]| groups.iter().map(|one| one.epoch).collect::<Vec<_>>();
     eprintln!(

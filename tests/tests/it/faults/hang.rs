@@ -2,7 +2,10 @@
 
 use inkstone_tests::{cluster::Cluster, load::Load};
 
-use super::{SERVE_AGAIN, assert_resumed, assert_unmoved, in_the_middle, once, turn, two_groups};
+use super::{
+    SERVE_AGAIN, assert_resumed, assert_unmoved, assert_whole, in_the_middle, once, turn,
+    two_groups,
+};
 
 const STREAMS: usize = 64;
 
@@ -25,6 +28,7 @@ async fn freeze(fault: &str, which: fn(&Cluster) -> String) {
     cluster.wait_until_right().await;
     let report = load.finish().await;
     assert_unmoved(&report);
+    assert_whole(&cluster).await;
     let group = cluster.groups().remove(0);
     assert!(!group.nodes.contains(&name), "{name} is in {group:?}");
 }

@@ -2,15 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use inkstone_proto::v1::{
+    ChatRequest, ChatResponse, chat_response::Event, chat_service_client::ChatServiceClient,
+};
 use inkstone_tests::{
+    client::connect,
     cluster::Cluster,
     load::{Clients, Load},
     report::Row,
 };
 
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt;
+
 use super::{
-    MIDDLE, RESUME, SERVE_AGAIN, Turn, assert_resumed, assert_unmoved, in_the_middle, once, table,
-    turn, two_groups,
+    MIDDLE, RESUME, SERVE_AGAIN, Turn, assert_resumed, assert_unmoved, assert_whole, in_the_middle,
+    is_patient, once, table, turn, two_groups,
 };
 
 const STREAMS: usize = 32;
@@ -43,6 +51,7 @@ async fn fault_killed_leader_or_rank_is_replaced_and_its_requests_go_on() {
     cluster.wait_until_right().await;
     let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
     kill_one("kill -9 of a follower rank", &turn, &mut cluster, follower).await;
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +64,7 @@ async fn fault_killed_process_with_a_whole_group_is_replaced() {
     let node = |cluster: &Cluster| cluster.groups()[0].leader().to_owned();
     let fault = "kill -9 of a group in one process";
     kill_one(fault, &turn, &mut cluster, node).await;
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,6 +108,7 @@ async fn fault_killed_vision_worker_is_missed_by_nobody() {
     let fault = "kill -9 of a follower rank, a vision worker gone";
     let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
     kill_one(fault, &turn, &mut cluster, follower).await;
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,11 +136,8 @@ async fn fault_killed_placing_coordinator_takes_its_own_streams_only() {
     assert!(pause < RESUME, "a stream of the other paused for {pause:?}");
     // The other one places.
     let group = cluster.groups().remove(0);
-    let other = Clients {
-        addresses: cluster.coordinators(),
-        ..once(&cluster, STREAMS)
-    };
-    let others = other.addresses.into_iter().filter(|one| *one != address);
+    let others = cluster.coordinators().into_iter();
+    let others = others.filter(|one| *one != address);
     let clients = Clients {
         addresses: others.collect(),
         ..once(&cluster, STREAMS)
@@ -143,7 +151,7 @@ async fn fault_killed_placing_coordinator_takes_its_own_streams_only() {
     assert_resumed(&report, at);
     cluster.restart(&placer);
     cluster.restart(group.follower());
-    cluster.wait_until_right().await;
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +171,7 @@ async fn fault_killed_etcd_is_missed_by_nobody() {
     let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_resumed(&report, at);
     cluster.etcd.restart();
-    cluster.wait_until_right().await;
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,4 +192,58 @@ async fn recovery_waits_for_the_only_group_to_come_back() {
     let (report, _) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     report.assert_right();
     assert!(report.num_moved() > 0, "nothing had to move");
+    assert_whole(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_ends_with_a_typed_error_where_nothing_is_left() {
+    let Some(turn) = turn().await else { return };
+    let mut settings = two_groups();
+    (settings.language_nodes, settings.language_replicas) = (2, 1);
+    let mut cluster = Cluster::start(settings).await;
+    let mut client = connect(&cluster.coordinators()[0]).await;
+    let request = turn.cases[0].request.clone();
+    let running = client.chat(request.clone()).await.expect("it is taken");
+    let mut running = running.into_inner();
+    while !matches!(next(&mut running).await, Ok(Event::Delta(_))) {}
+    cluster.kill(&cluster.groups()[0].follower().to_owned());
+    // A new request is not kept waiting for long, one that ran is for longer.
+    let status = timeout(Duration::from_secs(25), refusal(&mut client, request)).await;
+    assert_typed(&status.expect("it is told in time"), "LANGUAGE_UNAVAILABLE");
+    if is_patient() {
+        let status = timeout(Duration::from_secs(45), end(&mut running)).await;
+        assert_typed(&status.expect("it is told in time"), "RECOVERY_FAILED");
+    }
+}
+
+/// Asks for what cannot be, and gives the error.
+async fn refusal(client: &mut ChatServiceClient<Channel>, request: ChatRequest) -> Status {
+    match client.chat(request).await {
+        Ok(stream) => end(&mut stream.into_inner()).await,
+        Err(status) => status,
+    }
+}
+
+/// The error that ends a stream.
+async fn end(stream: &mut Streaming<ChatResponse>) -> Status {
+    loop {
+        if let Err(status) = next(stream).await {
+            return status;
+        }
+    }
+}
+
+async fn next(stream: &mut Streaming<ChatResponse>) -> Result<Event, Status> {
+    let response = stream.message().await?.expect("it does not end");
+    Ok(response.event.expect("an event"))
+}
+
+#[track_caller]
+fn assert_typed(status: &Status, reason: &str) {
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let details = status.get_error_details();
+    let info = details.error_info().expect("a reason");
+    assert_eq!(info.reason, reason, "{status}");
+    let retry = details.retry_info().expect("when to try again");
+    assert!(retry.retry_delay.is_some(), "{status}");
 }

@@ -132,6 +132,17 @@ async fn in_the_middle(
     (report, at)
 }
 
+/// All members are there, all that is wanted serves, and nothing is left of what was asked.
+async fn assert_whole(cluster: &Cluster) {
+    cluster.wait_until_right().await;
+    cluster.wait_until_idle().await;
+}
+
+/// Whether tests that wait long are wanted.
+fn is_patient() -> bool {
+    std::env::var("INKSTONE_LONG_TESTS").is_ok_and(|value| value == "1")
+}
+
 /// Every answer was right, some were moved, and none waited longer than it may.
 #[track_caller]
 fn assert_resumed(report: &Report, at: Instant) {

@@ -12,8 +12,8 @@ use inkstone_tests::{
 use tokio::time::sleep;
 
 use super::{
-    SERVE_AGAIN, assert_resumed, assert_unmoved, in_the_middle, once, turn, turn_with_network,
-    two_groups,
+    SERVE_AGAIN, assert_resumed, assert_unmoved, assert_whole, in_the_middle, once, turn,
+    turn_with_network, two_groups,
 };
 
 const STREAMS: usize = 16;
@@ -109,7 +109,7 @@ async fn partition_between_the_ranks_of_a_group() {
         let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
         assert_resumed(&report, at);
         network(&cluster).heal();
-        cluster.wait_until_right().await;
+        assert_whole(&cluster).await;
     }
 }
 
@@ -163,7 +163,7 @@ async fn partition_around_etcd() {
     assert!(now.is_some_and(|now| now != placer), "another one places");
     network(&cluster).heal();
     cluster.restart(group.follower());
-    cluster.wait_until_right().await;
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,6 +192,7 @@ async fn partition_that_hides_a_death_leaves_no_half_open_call() {
         .finish()
         .await;
     assert_unmoved(&report);
+    assert_whole(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use inkstone_tests::{
     report::Row,
 };
 
-use super::{MIDDLE, always, once, table, turn, two_groups};
+use super::{MIDDLE, always, assert_whole, once, table, turn, two_groups};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recovery_rolling_restart_of_every_process_fails_no_stream() {
@@ -49,6 +49,7 @@ async fn recovery_rolling_restart_of_every_process_fails_no_stream() {
         },
     );
     report.assert_right();
+    assert_whole(&cluster).await;
     assert!(report.len() > 24, "only {} requests", report.len());
 }
 

@@ -10,7 +10,7 @@ use inkstone_tests::{
 };
 use tokio::time::sleep;
 
-use super::{always, table, turn, two_groups};
+use super::{always, assert_whole, table, turn, two_groups};
 
 /// Where nobody asks for more.
 const DEFAULT_SECONDS: u64 = 40;
@@ -246,4 +246,5 @@ async fn recovery_soak_under_faults_from_a_seed() {
         killed.len()
     );
     report.assert_right();
+    assert_whole(&cluster).await;
 }
