@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use inkstone_cluster::Membership;
+use inkstone_cluster::{CoordinatorRecord, Membership, NodeAddress};
 use inkstone_proto::v1::{
-    chat_service_server::ChatServiceServer, model_service_server::ModelServiceServer,
+    chat_service_server::ChatServiceServer, cluster_service_server::ClusterServiceServer,
+    model_service_server::ModelServiceServer,
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -25,17 +26,22 @@ use tonic_health::{
 };
 
 use crate::{
-    api::grpc::{chat::ChatService, deadline::note_deadline, model::ModelService},
+    api::grpc::{
+        chat::ChatService, cluster::ClusterService, deadline::note_deadline, model::ModelService,
+    },
     cluster_view::ClusterView,
     config::Config,
+    placement::apply::Placing,
     request::dispatcher::Dispatcher,
-    start::learn_model,
+    start::{Patience, learn_model},
     telemetry,
     worker_client::{Connector, GrpcConnector},
 };
 
 /// The services whose health is told; the empty name stands for all.
 const HEALTH_NAMES: [&str; 3] = ["", "inkstone.v1.ChatService", "inkstone.v1.ModelService"];
+/// It answers from the first moment, whatever the others wait for.
+const CLUSTER_HEALTH_NAME: &str = "inkstone.v1.ClusterService";
 /// The package that reflection tells of; what workers say to each other is nobody's business.
 const PUBLIC_PACKAGE: &str = "inkstone.v1";
 /// How long connections may take, after the last request ended, to carry its last bytes away. What is open then, such
@@ -54,8 +60,8 @@ pub struct Ready {
 /// Runs a coordinator until `shutdown` is cancelled and running requests ended, or the drain limit cut them.
 ///
 /// The listener answers at once; requests are refused with UNAVAILABLE until the members have answered, then `ready`
-/// is told. Fails when the settings cannot be, when the members do not answer in time, and when they serve different
-/// models.
+/// is told. Fails when the settings cannot be, and, where the members are a fixed list, when they do not answer in time or serve
+/// different models. With a registry it waits for members without end, and its health follows whether there is a group.
 pub async fn serve(
     config: Config,
     listener: TcpListener,
@@ -79,9 +85,12 @@ pub(crate) async fn serve_with(
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
-    let start_limit = config.timeouts.start;
-    let membership = Membership::fixed(config.members.clone())?;
-    let cluster = ClusterView::new(membership, connector);
+    let patience = match &config.registry {
+        Some(registry) => Patience::Endless(registry.state()),
+        None => Patience::AtMost(config.timeouts.start),
+    };
+    let membership = config.membership.clone();
+    let cluster = ClusterView::new(membership.clone(), connector);
     let dispatcher = Arc::new(Dispatcher::new(
         cluster,
         config.limits.clone(),
@@ -89,16 +98,21 @@ pub(crate) async fn serve_with(
     ));
     let health = HealthReporter::new();
     set_health(&health, ServingStatus::NotServing).await;
+    let cluster_health = ServingStatus::Serving;
+    health
+        .set_service_status(CLUSTER_HEALTH_NAME, cluster_health)
+        .await;
     let closing = CancellationToken::new();
-    let server = router(&config, &dispatcher, &health)?.serve_with_incoming_shutdown(
+    let server = router(&config, &dispatcher, &health, &closing)?.serve_with_incoming_shutdown(
         TcpIncoming::from(listener).with_nodelay(Some(true)),
         closing.clone().cancelled_owned(),
     );
     tokio::pin!(server);
+    let placing = start_placing(&config, &dispatcher, address)?;
 
     let life = async {
         tokio::select! {
-            model = learn_model(&dispatcher.cluster, start_limit) => {
+            model = learn_model(&dispatcher.cluster, patience) => {
                 let model = model?;
                 let name = model.description.name.clone();
                 dispatcher.open(model);
@@ -106,20 +120,28 @@ pub(crate) async fn serve_with(
                 tracing::info!(%address, model = name, "coordinator ready");
                 // Nobody has to wait for it.
                 let _ = ready.send(Ready { address, model: name });
-                shutdown.cancelled().await;
+                tokio::select! {
+                    () = follow_health(&health, &membership) => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
             () = shutdown.cancelled() => {}
         }
-        // Stop: no new work, running requests end, then the connections.
+        // Stop: no new work, another one places, running requests end, then the connections.
         set_health(&health, ServingStatus::NotServing).await;
-        dispatcher.drain().await;
+        let resign = async {
+            if let Some(placing) = placing {
+                placing.resign().await;
+            }
+        };
+        tokio::join!(resign, dispatcher.drain());
         anyhow::Ok(())
     };
     tokio::select! {
         ended = &mut server => ended.context("the gRPC server ended by itself")?,
         lived = life => {
             lived?;
-            for name in HEALTH_NAMES {
+            for name in HEALTH_NAMES.into_iter().chain([CLUSTER_HEALTH_NAME]) {
                 // Ends the watches on it, which would keep their connections open.
                 health.clone().clear_service_status(name).await;
             }
@@ -133,16 +155,80 @@ pub(crate) async fn serve_with(
     Ok(())
 }
 
+/// Stands for election, if this coordinator is to take part in placing.
+fn start_placing(
+    config: &Config,
+    dispatcher: &Arc<Dispatcher>,
+    address: SocketAddr,
+) -> anyhow::Result<Option<Placing>> {
+    let (Some(settings), Some(registry)) = (&config.placement, &config.registry) else {
+        return Ok(None);
+    };
+    let advertise = match &settings.advertise {
+        Some(advertise) => advertise.clone(),
+        None => address.to_string().parse::<NodeAddress>()?,
+    };
+    let record = CoordinatorRecord {
+        id: settings.id.clone(),
+        incarnation: uuid::Uuid::new_v4().to_string(),
+        address: advertise,
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let dispatcher = dispatcher.clone();
+    let loads = move || {
+        let loads = dispatcher.cluster.loads().into_iter();
+        loads
+            .map(|load| {
+                let report = load.report;
+                (
+                    load.group,
+                    u64::from(report.waiting) + u64::from(report.running),
+                )
+            })
+            .collect()
+    };
+    let (registry, settings) = (registry.clone(), settings.clone());
+    Ok(Some(Placing::start(registry, settings, record, loads)))
+}
+
+/// Tells whether there is a group to send requests to, for as long as members change.
+async fn follow_health(health: &HealthReporter, membership: &Membership) {
+    let mut changes = membership.changes();
+    let mut was_serving = true;
+    loop {
+        let is_serving = !changes.borrow_and_update().language_groups.is_empty();
+        if is_serving != was_serving {
+            tracing::info!(is_serving, "whether there is a language group has changed");
+            set_health(
+                health,
+                match is_serving {
+                    true => ServingStatus::Serving,
+                    false => ServingStatus::NotServing,
+                },
+            )
+            .await;
+            was_serving = is_serving;
+        }
+        if changes.changed().await.is_err() {
+            // A fixed list, or a registry that is gone: it stays as it is.
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Every service behind the limits of the transport.
 fn router(
     config: &Config,
     dispatcher: &Arc<Dispatcher>,
     health: &HealthReporter,
+    closing: &CancellationToken,
 ) -> anyhow::Result<Router> {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     let chat = ChatServiceServer::new(ChatService::new(dispatcher.clone()))
         .max_decoding_message_size(limits.max_message_bytes);
     let model = ModelServiceServer::new(ModelService::new(dispatcher.clone()));
+    let cluster = ClusterService::new(config, dispatcher.clone(), closing.clone());
+    let cluster = ClusterServiceServer::new(cluster);
     let health = HealthServer::new(HealthService::from_health_reporter(health.clone()));
     let reflection = || -> anyhow::Result<_> {
         let descriptors = public_descriptors()?;
@@ -156,6 +242,7 @@ fn router(
         .http2_keepalive_timeout(Some(timeouts.ping))
         .add_service(InterceptedService::new(chat, note_deadline))
         .add_service(model)
+        .add_service(cluster)
         .add_service(health)
         .add_service(reflection()?.build_v1()?)
         .add_service(reflection()?.build_v1alpha()?))

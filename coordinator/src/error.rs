@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::worker_client::WorkerError;
+use crate::{admission::ShedReason, cluster_error::ClusterError, worker_client::WorkerError};
 
 /// Why a request is not answered, or not to its end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -20,9 +20,12 @@ pub(crate) enum RequestError {
     /// Another model is wanted than the one that is served.
     #[error("model `{wanted}` is not served, `{served}` is")]
     ModelNotFound { wanted: String, served: String },
-    /// As many requests as allowed are running.
-    #[error("{limit} requests are running, the limit is {limit}")]
-    TooManyRequests { limit: usize, retry_after: Duration },
+    /// All places are taken and it cannot wait for one.
+    #[error("no room for another request: {reason}")]
+    Overloaded {
+        reason: ShedReason,
+        retry_after: Duration,
+    },
     /// A worker has no room for another request.
     #[error("the cluster is full: {message}")]
     ClusterFull {
@@ -41,6 +44,13 @@ pub(crate) enum RequestError {
         message: String,
         retry_after: Duration,
     },
+    /// What ran the request was lost, and nothing took it over.
+    #[error("the request was moved {num_moves} times and cannot go on: {message}")]
+    RecoveryFailed {
+        num_moves: u32,
+        message: String,
+        retry_after: Duration,
+    },
     /// No vision worker answers.
     #[error("no vision worker can take the picture: {message}")]
     VisionUnavailable {
@@ -53,6 +63,9 @@ pub(crate) enum RequestError {
     /// The caller did not read the answer.
     #[error("nothing was read for {} s while the answer went on", .stalled.as_secs_f32())]
     ReaderTooSlow { stalled: Duration },
+    /// What was asked about the cluster cannot be done.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// A fault of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -89,14 +102,16 @@ impl RequestError {
             Self::PromptTooLong { .. } => "PROMPT_TOO_LONG",
             Self::PictureRefused(_) => "PICTURE_REFUSED",
             Self::ModelNotFound { .. } => "MODEL_NOT_FOUND",
-            Self::TooManyRequests { .. } => "TOO_MANY_REQUESTS",
+            Self::Overloaded { reason, .. } => reason.name(),
             Self::ClusterFull { .. } => "CLUSTER_FULL",
             Self::Starting { .. } => "STARTING",
             Self::ShuttingDown { .. } => "SHUTTING_DOWN",
             Self::LanguageUnavailable { .. } => "LANGUAGE_UNAVAILABLE",
+            Self::RecoveryFailed { .. } => "RECOVERY_FAILED",
             Self::VisionUnavailable { .. } => "VISION_UNAVAILABLE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::ReaderTooSlow { .. } => "READER_TOO_SLOW",
+            Self::Cluster(error) => error.reason(),
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -117,6 +132,8 @@ impl RequestError {
                 retry_after,
             },
             WorkerError::Unavailable(_)
+            | WorkerError::NotServing(_)
+            | WorkerError::Silent(_)
             | WorkerError::EpochMismatch(_)
             | WorkerError::OtherModel { .. } => Self::LanguageUnavailable {
                 message: error.to_string(),

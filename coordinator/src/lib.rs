@@ -1,12 +1,16 @@
 //! What clients of a cluster see: takes their requests in, renders prompts, brings pictures to vision workers, has a
 //! language group run the prompt, and streams the answer back. It touches no tensor and links no tensor library.
 
+mod admission;
 mod api;
 mod app;
+mod cluster_error;
+mod cluster_load;
 mod cluster_view;
 mod config;
 mod error;
 mod model;
+mod placement;
 mod request;
 mod routing;
 mod start;
@@ -14,7 +18,8 @@ mod telemetry;
 mod worker_client;
 
 pub use app::{Ready, serve};
-pub use config::{Config, ConfigError, Limits, Timeouts};
+pub use config::{Config, ConfigError, Limits, PlacementSettings, Timeouts, Wanted};
+pub use placement::Policy;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::time::{Instant, sleep, timeout};
+use inkstone_cluster::ClusterState;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     cluster_view::ClusterView,
@@ -18,14 +22,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often the log says that nobody answers yet.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Waits at most `limit` for the members.
+/// How long a coordinator with a registry waits for a vision worker once a group answers: pictures are for later then.
+const VISION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait for the members.
+pub(crate) enum Patience {
+    /// So long for each kind, then the start has failed: the list is fixed, and what is not there is missing.
+    AtMost(Duration),
+    /// As long as it takes: they come and go, as this state says.
+    Endless(watch::Receiver<Arc<ClusterState>>),
+}
+
+/// Waits for the members.
 pub(crate) async fn learn_model(
     cluster: &ClusterView,
-    limit: Duration,
+    patience: Patience,
 ) -> anyhow::Result<Arc<ServedModel>> {
     let mut language = Waiting::new("language group");
-    let answer = timeout(limit, ask_groups(cluster, &mut language)).await;
-    let answer = answer.map_err(|_| language.give_up(limit))?;
+    let asking = ask_groups(cluster, &mut language);
+    let answer = match &patience {
+        Patience::AtMost(limit) => timeout(*limit, asking)
+            .await
+            .map_err(|_| language.give_up(*limit))?,
+        Patience::Endless(_) => asking.await,
+    };
     let model = Arc::new(ServedModel::new(answer).context("the model's tokenizer is unusable")?);
     tracing::info!(
         model = model.description.name,
@@ -35,14 +55,44 @@ pub(crate) async fn learn_model(
         "model learnt"
     );
     let mut vision = Waiting::new("vision worker");
-    let checked = timeout(limit, ask_vision_workers(cluster, &model, &mut vision)).await;
-    checked.map_err(|_| vision.give_up(limit))??;
+    match patience {
+        Patience::AtMost(limit) => {
+            let checked = timeout(limit, ask_vision_workers(cluster, &model, &mut vision)).await;
+            checked.map_err(|_| vision.give_up(limit))??;
+        }
+        Patience::Endless(state) => {
+            let coming = vision_worker_comes(cluster, &model, state);
+            if timeout(VISION_PATIENCE, coming).await.is_err() {
+                tracing::warn!("no vision worker serves yet: text is answered, pictures are not");
+            }
+        }
+    }
     Ok(model)
+}
+
+/// Returns when a vision worker serves the model, or none is wanted.
+async fn vision_worker_comes(
+    cluster: &ClusterView,
+    model: &ServedModel,
+    state: watch::Receiver<Arc<ClusterState>>,
+) {
+    loop {
+        let deployment = state.borrow().deployment.clone();
+        if deployment.is_none_or(|(deployment, _)| deployment.vision_replicas == 0) {
+            return;
+        }
+        for worker in cluster.vision_workers().iter() {
+            if worker.check(model).await.is_ok() {
+                return;
+            }
+        }
+        sleep(FIRST_PAUSE).await;
+    }
 }
 
 async fn ask_groups(cluster: &ClusterView, waiting: &mut Waiting) -> LanguageDescription {
     loop {
-        for group in cluster.groups() {
+        for group in cluster.groups().iter() {
             match group.describe().await {
                 Ok(answer) => return answer,
                 Err(error) => waiting.note(group.id.as_str(), error),
@@ -60,7 +110,7 @@ async fn ask_vision_workers(
     loop {
         let workers = cluster.vision_workers();
         let mut num_other = 0;
-        for worker in &workers {
+        for worker in workers.iter() {
             match worker.check(model).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {

@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation as WireViolation, StatusExt};
 
-use crate::error::{FieldViolation, RequestError};
+use crate::{
+    cluster_error::ClusterError,
+    error::{FieldViolation, RequestError},
+};
 
 /// The `domain` of every ErrorInfo.
 const DOMAIN: &str = "inkstone";
@@ -30,16 +33,24 @@ pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
             let description = format!("{served} is served");
             details.set_resource_info("model", wanted, "", description);
         }
-        RequestError::TooManyRequests { .. } => {
+        RequestError::Overloaded { .. } => {
             details.add_quota_failure_violation("requests", error.to_string());
+        }
+        RequestError::Cluster(ClusterError::NodeNotFound { wanted, .. }) => {
+            details.set_resource_info("node", wanted, "", error.to_string());
+        }
+        RequestError::Cluster(ClusterError::NoRegistry) => {
+            details.add_precondition_failure_violation("REGISTRY", "cluster", error.to_string());
         }
         RequestError::ClusterFull { .. }
         | RequestError::Starting { .. }
         | RequestError::ShuttingDown { .. }
         | RequestError::LanguageUnavailable { .. }
+        | RequestError::RecoveryFailed { .. }
         | RequestError::VisionUnavailable { .. }
         | RequestError::DeadlineExceeded
         | RequestError::ReaderTooSlow { .. }
+        | RequestError::Cluster(_)
         | RequestError::Internal(_) => {}
     }
     let retry_after = retry_after(error);
@@ -60,32 +71,44 @@ fn code(error: &RequestError) -> Code {
         | RequestError::PromptTooLong { .. }
         | RequestError::PictureRefused(_) => Code::InvalidArgument,
         RequestError::ModelNotFound { .. } => Code::NotFound,
-        RequestError::TooManyRequests { .. }
+        RequestError::Overloaded { .. }
         | RequestError::ClusterFull { .. }
         | RequestError::ReaderTooSlow { .. } => Code::ResourceExhausted,
         RequestError::Starting { .. }
         | RequestError::ShuttingDown { .. }
         | RequestError::LanguageUnavailable { .. }
+        | RequestError::RecoveryFailed { .. }
         | RequestError::VisionUnavailable { .. } => Code::Unavailable,
         RequestError::DeadlineExceeded => Code::DeadlineExceeded,
+        RequestError::Cluster(ClusterError::NoRegistry) => Code::FailedPrecondition,
+        RequestError::Cluster(ClusterError::NodeNotFound { .. }) => Code::NotFound,
+        RequestError::Cluster(ClusterError::DeploymentChanged) => Code::Aborted,
+        RequestError::Cluster(ClusterError::RegistryAway { .. }) => Code::Unavailable,
+        RequestError::Cluster(ClusterError::TooManyWatches { .. }) => Code::ResourceExhausted,
         RequestError::Internal(_) => Code::Internal,
     }
 }
 
 fn retry_after(error: &RequestError) -> Option<Duration> {
     match error {
-        RequestError::TooManyRequests { retry_after, .. }
+        RequestError::Overloaded { retry_after, .. }
         | RequestError::ClusterFull { retry_after, .. }
         | RequestError::Starting { retry_after }
         | RequestError::ShuttingDown { retry_after }
         | RequestError::LanguageUnavailable { retry_after, .. }
-        | RequestError::VisionUnavailable { retry_after, .. } => Some(*retry_after),
+        | RequestError::RecoveryFailed { retry_after, .. }
+        | RequestError::VisionUnavailable { retry_after, .. }
+        | RequestError::Cluster(
+            ClusterError::RegistryAway { retry_after, .. }
+            | ClusterError::TooManyWatches { retry_after, .. },
+        ) => Some(*retry_after),
         RequestError::Invalid(_)
         | RequestError::PromptTooLong { .. }
         | RequestError::PictureRefused(_)
         | RequestError::ModelNotFound { .. }
         | RequestError::DeadlineExceeded
         | RequestError::ReaderTooSlow { .. }
+        | RequestError::Cluster(_)
         | RequestError::Internal(_) => None,
     }
 }
@@ -97,7 +120,7 @@ fn metadata(error: &RequestError) -> HashMap<String, String> {
             ("prompt_tokens", num_tokens.to_string()),
             ("max_prompt_tokens", limit.to_string()),
         ],
-        RequestError::TooManyRequests { limit, .. } => &[("max_requests", limit.to_string())],
+        RequestError::Overloaded { reason, .. } => &[("bound", reason.label().to_owned())],
         _ => &[],
     };
     let pairs = pairs.iter();

@@ -2,5 +2,6 @@
 
 pub(crate) mod chat;
 mod chat_request;
+pub(crate) mod cluster;
 pub(crate) mod deadline;
 pub(crate) mod model;

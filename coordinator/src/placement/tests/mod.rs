@@ -1,0 +1,6 @@
+//! Scenarios as text in and plans as text out; and what holds for all of them.
+
+mod invariants;
+mod scenario;
+mod scenarios;
+mod world;
