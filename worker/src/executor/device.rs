@@ -1,6 +1,9 @@
 //! The executor that computes: every rank of the group, each on a thread of its own or in another process, behind a
 //! [`PeerRank`]. Ranks run the same plan side by side and meet in the collective; only rank 0's draw counts. So the leader's
-//! thread is free while a step runs, and hears of it when rank 0 is done, when a rank ends, or when the deadline passes.
+//! thread is free while a step runs, and hears of it when rank 0 is done, when a rank ends, or when the deadline passes: at most the
+//! one that is set, and much sooner once it is known how long steps take ([`StepPace`]).
+
+mod pace;
 
 use std::{
     sync::{Arc, mpsc},
@@ -11,6 +14,7 @@ use std::{
 use inkstone_engine::{RequestId, StepOutput, StepPlan};
 use inkstone_model::collectives::Collective;
 
+use self::pace::StepPace;
 use super::{EncodedPicture, Executor, ExecutorError, RequestSetup};
 use crate::group::rank::{RankCommand, RankRunner};
 
@@ -39,13 +43,17 @@ pub struct DeviceExecutor {
     reports: mpsc::Receiver<Report>,
     /// Rank 0's end, to free ranks that wait for one that is gone.
     collective: Arc<dyn Collective>,
-    step_deadline: Duration,
+    pace: StepPace,
     running: Option<Running>,
+    /// Set when it fails.
+    suspects: Vec<usize>,
 }
 
 struct Running {
     step: u64,
+    num_rows: usize,
     since: Instant,
+    deadline: Duration,
 }
 
 enum Report {
@@ -93,8 +101,9 @@ impl DeviceExecutor {
             ranks,
             reports: reports.reports,
             collective,
-            step_deadline,
+            pace: StepPace::new(step_deadline),
             running: None,
+            suspects: Vec::new(),
         })
     }
 
@@ -106,8 +115,23 @@ impl DeviceExecutor {
         sent.map_err(|error| self.fail(error))
     }
 
+    /// The step that runs hangs. Whoever rank 0 waits for is to blame, and if it waits for nobody, rank 0.
+    fn time_out(&mut self, step: u64, deadline: Duration) -> ExecutorError {
+        let mut missing = self.collective.awaited();
+        if missing.is_empty() {
+            missing.push(0);
+        }
+        self.collective.abort();
+        self.suspects.clone_from(&missing);
+        ExecutorError::Deadline {
+            step,
+            deadline,
+            missing,
+        }
+    }
+
     /// Frees all ranks from their waits. The error is that of the rank that failed first, as far as it is known: others fail because it did.
-    fn fail(&self, error: ExecutorError) -> ExecutorError {
+    fn fail(&mut self, error: ExecutorError) -> ExecutorError {
         let mut errors = vec![error];
         while let Ok(report) = self.reports.recv_timeout(CAUSE_GRACE) {
             if let Report::Failed(error) = report {
@@ -120,7 +144,17 @@ impl DeviceExecutor {
         }
         let is_gone = |error: &ExecutorError| matches!(error, ExecutorError::RankGone { .. });
         let cause = errors.iter().position(is_gone).unwrap_or(0);
-        errors.swap_remove(cause)
+        let cause = errors.swap_remove(cause);
+        self.suspects = match &cause {
+            ExecutorError::RankGone { rank, .. } => vec![*rank],
+            ExecutorError::Rank { rank, .. } => match self.collective.awaited() {
+                none if none.is_empty() => vec![*rank],
+                awaited => awaited,
+            },
+            ExecutorError::Deadline { missing, .. } => missing.clone(),
+            ExecutorError::OutOfOrder { .. } => Vec::new(),
+        };
+        cause
     }
 }
 
@@ -144,44 +178,48 @@ impl Executor for DeviceExecutor {
                 found: format!("step {} is not finished", running.step),
             });
         }
-        let step = plan.step;
+        let (step, num_rows) = (plan.step, plan.num_rows());
         self.send_all(&RankCommand::Step(plan))?;
         self.running = Some(Running {
             step,
+            num_rows,
             since: Instant::now(),
+            deadline: self.pace.deadline(num_rows),
         });
         Ok(())
     }
 
     fn finish(&mut self) -> Result<StepOutput, ExecutorError> {
-        let Some(Running { step, since }) = self.running.take() else {
+        let Some(running) = self.running.take() else {
             return Err(ExecutorError::OutOfOrder {
                 asked: "finish a step",
                 found: "none was started".to_owned(),
             });
         };
-        let left = self.step_deadline.saturating_sub(since.elapsed());
+        let Running { step, deadline, .. } = running;
+        let left = deadline.saturating_sub(running.since.elapsed());
         match self.reports.recv_timeout(left) {
             Ok(Report::Done {
                 step: found,
                 output,
-            }) if found == step => Ok(output),
+            }) if found == step => {
+                self.pace.record(running.num_rows, running.since.elapsed());
+                Ok(output)
+            }
             Ok(Report::Done { step: found, .. }) => Err(self.fail(ExecutorError::OutOfOrder {
                 asked: "finish a step",
                 found: format!("rank 0 ran step {found} instead of {step}"),
             })),
             Ok(Report::Failed(error)) => Err(self.fail(error)),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                self.collective.abort();
-                Err(ExecutorError::Deadline {
-                    step,
-                    deadline: self.step_deadline,
-                })
-            }
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(self.time_out(step, deadline)),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 Err(self.fail(gone(0, "its thread ended")))
             }
         }
+    }
+
+    fn suspects(&self) -> Vec<usize> {
+        self.suspects.clone()
     }
 }
 

@@ -33,6 +33,10 @@ pub trait Executor: Send {
     fn start(&mut self, plan: Arc<StepPlan>) -> Result<(), ExecutorError>;
     /// Waits for the step that was started; past the step deadline it is an error.
     fn finish(&mut self) -> Result<StepOutput, ExecutorError>;
+    /// After an error: ranks that did not answer, as far as it can be told.
+    fn suspects(&self) -> Vec<usize> {
+        Vec::new()
+    }
 }
 
 /// The contents of a request.
@@ -46,6 +50,9 @@ pub struct RequestSetup {
     pub sampling: SequenceSampling,
     /// Tokens that end an answer: not drawn before `sampling.min_new_tokens`.
     pub stop_token_ids: Vec<u32>,
+    /// By branch, what an earlier run of the request drew for it: a sequence that starts as a branch begins with the prompt and
+    /// this. Branches past the end drew nothing.
+    pub resumed: Vec<Vec<u32>>,
 }
 
 /// A piece of a prompt.
@@ -117,12 +124,16 @@ pub enum ExecutorError {
         reason: String,
     },
     /// A step hangs.
-    #[error("step {step} was not done after {deadline:?}; the group has to be made again")]
+    #[error(
+        "step {step} was not done after {deadline:?}: no answer of ranks {missing:?}; the group has to be made again"
+    )]
     Deadline {
         /// The step.
         step: u64,
-        /// How long it may take.
+        /// How long it might take.
         deadline: Duration,
+        /// Ranks that rank 0 waited for; itself when it waited for none.
+        missing: Vec<usize>,
     },
     /// The leader asked for something out of order.
     #[error("the executor was asked to {asked}, but {found}")]
@@ -148,6 +159,11 @@ impl RequestSetup {
     /// Positions of the prompt.
     pub fn prompt_tokens(&self) -> usize {
         self.prompt.iter().map(PromptPart::num_tokens).sum()
+    }
+
+    /// What an earlier run drew for a branch.
+    pub fn resumed(&self, branch: usize) -> &[u32] {
+        self.resumed.get(branch).map_or(&[], Vec::as_slice)
     }
 
     /// Whether there is a picture in the prompt.

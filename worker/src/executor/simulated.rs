@@ -63,7 +63,7 @@ struct Request {
 #[derive(Clone, Copy)]
 struct Sequence {
     request: RequestId,
-    /// Those of the prompt, and those drawn that plans have told.
+    /// Those of the prompt, those of an earlier run, and those drawn that plans have told.
     num_tokens: usize,
 }
 
@@ -136,7 +136,7 @@ impl Books {
             })?;
             let sequence = Sequence {
                 request: start.request,
-                num_tokens: request.prompt_tokens,
+                num_tokens: request.prompt_tokens + request.setup.resumed(start.branch).len(),
             };
             self.begin(start.sequence, sequence)?;
         }

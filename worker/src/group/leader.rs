@@ -3,11 +3,15 @@
 //! between two steps there is only what depends on tokens: apply, seal, start. What the step drew is told after that,
 //! while the next one runs already.
 
+mod cache_feed;
+mod clients;
 mod connection;
+mod fetch;
 mod measure;
+mod pulse;
+mod translate;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,24 +20,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::BoxFuture;
-use inkstone_engine::{
-    Decoding, DrawFailure, EngineLimits, EngineRequest, Event, Load, PromptSpan, RequestId,
-    Scheduler, StepPlan, SubmitError,
-};
+use inkstone_engine::{EngineLimits, Event, Load, RequestId, Scheduler, StepPlan};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
-    task::AbortHandle,
 };
 
-pub use self::connection::{Connection, ConnectionEvents, OwnerEvent, Refusal, Submission, Told};
 use self::{
+    cache_feed::CacheCursor,
+    clients::Clients,
     connection::{ConnectionId, Outbox},
+    fetch::Fetches,
     measure::Measure,
+    pulse::Pulse,
+    translate::{failure_of, parts_of},
 };
-use crate::executor::{EncodedPicture, Executor, PromptPart, RequestSetup};
-pub use crate::feature_fetcher::{FetchError, PictureRef};
+pub use self::{
+    cache_feed::CacheUpdate,
+    connection::{Connection, ConnectionEvents, OwnerEvent, Refusal, Submission, Told},
+    fetch::{FetchError, PictureRef, PictureSource},
+    pulse::{LoadReport, Progress},
+};
+use super::life::Breakage;
+use crate::executor::{EncodedPicture, Executor, ExecutorError};
 
 /// Commands that may wait for the loop, and the most it takes between two steps: the ranks' queues have room for these.
 const COMMAND_QUEUE: usize = 256;
@@ -44,18 +53,9 @@ pub enum GroupStatus {
     /// It takes requests.
     Serving,
     /// It is broken for good.
-    Failed(String),
+    Failed(Breakage),
     /// It was told to stop.
     Stopped,
-}
-
-/// Gets features of pictures, off the loop's thread. It must come to an end by itself.
-pub trait PictureSource: Send {
-    /// All of `pictures`, in any order.
-    fn fetch(
-        &self,
-        pictures: Vec<PictureRef>,
-    ) -> BoxFuture<'static, Result<Vec<Arc<EncodedPicture>>, FetchError>>;
 }
 
 /// What the loop is told.
@@ -76,8 +76,7 @@ enum Command {
 pub struct LeaderHandle {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<GroupStatus>,
-    load: watch::Receiver<Load>,
-    step_since: watch::Receiver<Option<Instant>>,
+    pulse: Arc<Pulse>,
     next_connection: Arc<AtomicU64>,
 }
 
@@ -96,22 +95,21 @@ impl Leader {
     ) -> std::io::Result<Self> {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (status, status_receiver) = watch::channel(GroupStatus::Serving);
-        let (load, load_receiver) = watch::channel(Load::default());
-        let (step_since, step_since_receiver) = watch::channel(None);
+        let pulse = Arc::new(Pulse::new(&limits));
         let state = Loop {
             scheduler: Scheduler::new(limits),
             executor,
             in_flight: None,
-            connections: HashMap::new(),
-            requests: HashMap::new(),
+            clients: Clients::default(),
             next_request: 1,
             commands: receiver,
-            commands_sender: commands.downgrade(),
-            pictures,
-            runtime: Handle::current(),
+            fetches: Fetches {
+                source: pictures,
+                runtime: Handle::current(),
+                commands: commands.downgrade(),
+            },
             status,
-            load,
-            step_since,
+            pulse: Arc::clone(&pulse),
             measure: Measure::default(),
             is_stopping: false,
         };
@@ -122,8 +120,7 @@ impl Leader {
             handle: LeaderHandle {
                 commands,
                 status: status_receiver,
-                load: load_receiver,
-                step_since: step_since_receiver,
+                pulse,
                 next_connection: Arc::new(AtomicU64::new(1)),
             },
             thread,
@@ -159,6 +156,8 @@ impl LeaderHandle {
         let events = ConnectionEvents {
             outbox: Arc::clone(&outbox),
             commands: self.commands.clone(),
+            pulse: Arc::clone(&self.pulse),
+            cursor: CacheCursor::default(),
         };
         let command = Command::Connect(id, Arc::clone(&outbox));
         if self.commands.send(command).await.is_err() {
@@ -179,12 +178,17 @@ impl LeaderHandle {
 
     /// How busy the engine was after its last step.
     pub fn load(&self) -> Load {
-        *self.load.borrow()
+        self.pulse.load()
+    }
+
+    /// Whether steps go on.
+    pub fn progress(&self) -> Progress {
+        self.pulse.report().progress
     }
 
     /// How long the step that runs has taken by now; none: no step runs.
     pub fn step_age(&self) -> Option<Duration> {
-        self.step_since.borrow().map(|since| since.elapsed())
+        self.progress().step_age
     }
 }
 
@@ -192,17 +196,12 @@ struct Loop {
     scheduler: Scheduler,
     executor: Box<dyn Executor>,
     in_flight: Option<InFlight>,
-    connections: HashMap<ConnectionId, Client>,
-    requests: HashMap<RequestId, Owner>,
+    clients: Clients,
     next_request: u64,
     commands: mpsc::Receiver<Command>,
-    /// For features that arrive; it does not keep the loop alive.
-    commands_sender: mpsc::WeakSender<Command>,
-    pictures: Box<dyn PictureSource>,
-    runtime: Handle,
+    fetches: Fetches,
     status: watch::Sender<GroupStatus>,
-    load: watch::Sender<Load>,
-    step_since: watch::Sender<Option<Instant>>,
+    pulse: Arc<Pulse>,
     measure: Measure,
     is_stopping: bool,
 }
@@ -213,71 +212,48 @@ struct InFlight {
     since: Instant,
 }
 
-/// A connection, as the loop sees it.
-struct Client {
-    outbox: Arc<Outbox>,
-    handles: HashMap<u64, RequestId>,
-    input_ended: bool,
-    /// What to tell it at the end of this turn, in one message.
-    to_tell: Vec<Told>,
-}
-
-/// Who waits for a request.
-struct Owner {
-    connection: ConnectionId,
-    handle: u64,
-    answers_left: usize,
-    pictures: Vec<PictureRef>,
-    /// The fetch of its pictures, ended with the request.
-    fetch: Option<AbortHandle>,
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        if let Some(fetch) = &self.fetch {
-            fetch.abort();
-        }
-    }
-}
-
 impl Loop {
     fn run(mut self) {
         let end = match self.turn_until_stopped() {
             Ok(()) => GroupStatus::Stopped,
-            Err(reason) => {
-                tracing::error!(%reason, "the language group failed");
-                GroupStatus::Failed(reason)
+            Err(breakage) => {
+                tracing::error!(reason = %breakage, suspects = ?breakage.suspects, "the language group failed");
+                GroupStatus::Failed(breakage)
             }
         };
-        self.tell_all_of_the_end(&end);
+        self.pulse.stop();
+        self.clients.end_all(&match &end {
+            GroupStatus::Failed(breakage) => format!("the language group failed: {breakage}"),
+            GroupStatus::Serving | GroupStatus::Stopped => "the language group stops".to_owned(),
+        });
         self.status.send_replace(end);
     }
 
-    fn turn_until_stopped(&mut self) -> Result<(), String> {
+    fn turn_until_stopped(&mut self) -> Result<(), Breakage> {
         let mut is_idle = true;
         while self.take_commands(is_idle)? {
-            self.cancel_abandoned();
+            let abandoned = self.clients.drop_abandoned();
+            self.cancel_all(abandoned);
             is_idle = self.turn()?;
-            self.deliver();
-            let (load, stats) = (self.scheduler.load(), self.scheduler.stats());
-            self.measure.load(load, stats);
-            self.load.send_replace(load);
+            self.report(is_idle);
+            let left = self.clients.deliver();
+            self.cancel_all(left);
         }
         Ok(())
     }
 
     /// Prepares the next step, waits for the one that runs, starts the next, and then tells what the one before drew. `true`: nothing
     /// ran and nothing can, before a command comes.
-    fn turn(&mut self) -> Result<bool, String> {
+    fn turn(&mut self) -> Result<bool, Breakage> {
         let prepared = self.scheduler.prepare();
         let mut events = self.scheduler.take_events();
         let had_step = self.in_flight.is_some();
         if let Some(InFlight { plan, since }) = self.in_flight.take() {
-            let output = self.executor.finish().map_err(|error| error.to_string())?;
-            self.step_since.send_replace(None);
+            let output = self.execute(|executor| executor.finish())?;
             self.measure.step(&plan, since.elapsed());
+            self.pulse.step_is_done(self.measure.rows_per_second());
             let drawn = self.scheduler.apply(&plan, &output);
-            events.extend(drawn.map_err(|error| error.to_string())?);
+            events.extend(drawn.map_err(|error| Breakage::by([0], error.to_string()))?);
         }
         if let Some(plan) = self.scheduler.seal(prepared) {
             self.start(plan)?;
@@ -288,20 +264,35 @@ impl Loop {
         Ok(!had_step && self.in_flight.is_none())
     }
 
-    fn start(&mut self, plan: StepPlan) -> Result<(), String> {
+    fn start(&mut self, plan: StepPlan) -> Result<(), Breakage> {
         tracing::trace!(%plan, "running a step");
         let plan = Arc::new(plan);
         let since = Instant::now();
-        self.executor
-            .start(Arc::clone(&plan))
-            .map_err(|error| error.to_string())?;
-        self.step_since.send_replace(Some(since));
+        self.execute(|executor| executor.start(Arc::clone(&plan)))?;
+        self.pulse.step_begins(since);
         self.in_flight = Some(InFlight { plan, since });
         Ok(())
     }
 
+    /// After an error the executor says who did not answer.
+    fn execute<T>(
+        &mut self,
+        act: impl FnOnce(&mut dyn Executor) -> Result<T, ExecutorError>,
+    ) -> Result<T, Breakage> {
+        let executor = self.executor.as_mut();
+        act(executor).map_err(|error| Breakage::by(executor.suspects(), error.to_string()))
+    }
+
+    /// Lets others know how it goes.
+    fn report(&mut self, is_idle: bool) {
+        let (load, stats) = (self.scheduler.load(), self.scheduler.stats());
+        self.measure.load(load, stats);
+        self.pulse.tell_load(load, stats);
+        self.pulse.cache.write(&mut self.scheduler, is_idle);
+    }
+
     /// Takes commands that wait; sleeps for one when there is nothing to run. `false`: the loop is to end.
-    fn take_commands(&mut self, is_idle: bool) -> Result<bool, String> {
+    fn take_commands(&mut self, is_idle: bool) -> Result<bool, Breakage> {
         if is_idle {
             match self.commands.blocking_recv() {
                 Some(command) => self.take(command)?,
@@ -317,86 +308,67 @@ impl Loop {
         Ok(!self.is_stopping)
     }
 
-    fn take(&mut self, command: Command) -> Result<(), String> {
+    fn take(&mut self, command: Command) -> Result<(), Breakage> {
         match command {
-            Command::Connect(id, outbox) => {
-                self.connections.insert(id, Client::new(outbox));
-            }
+            Command::Connect(id, outbox) => self.clients.connect(id, outbox),
             Command::Submit(connection, submission) => self.submit(connection, *submission)?,
             Command::Cancel(connection, handle) => {
-                let client = self.connections.get(&connection);
-                let request = client.and_then(|client| client.handles.get(&handle));
-                if let Some(request) = request.copied() {
+                if let Some(request) = self.clients.find(connection, handle) {
                     self.cancel(request);
                 }
             }
-            Command::EndInput(connection) => {
-                if let Some(client) = self.connections.get_mut(&connection) {
-                    client.input_ended = true;
-                }
-            }
+            Command::EndInput(connection) => self.clients.end_input(connection),
             Command::Pictures(request, fetched) => self.take_pictures(request, fetched)?,
-            Command::Fail(reason) => return Err(reason),
+            Command::Fail(reason) => return Err(Breakage::new(reason)),
             Command::Stop => self.is_stopping = true,
             Command::Wake => {}
         }
         Ok(())
     }
 
-    fn submit(&mut self, connection: ConnectionId, submission: Submission) -> Result<(), String> {
-        let id = RequestId(self.next_request);
-        let Some(client) = self.connections.get_mut(&connection) else {
-            return Ok(());
-        };
-        let handle = submission.handle;
-        let Entry::Vacant(free) = client.handles.entry(handle) else {
-            client.refuse(
-                handle,
-                Refusal::Invalid,
-                format!("handle {handle} names a request that runs already"),
-            );
-            return Ok(());
-        };
-        let (request, setup, owner) = parts_of(id, connection, submission);
-        if let Err(error) = self.scheduler.submit(request) {
-            client.refuse(handle, refusal_of(&error), error.to_string());
+    fn submit(&mut self, connection: ConnectionId, submission: Submission) -> Result<(), Breakage> {
+        if !self.clients.is_connected(connection) {
             return Ok(());
         }
-        free.insert(id);
-        client.tell(handle, OwnerEvent::Accepted);
+        let handle = submission.handle;
+        if self.clients.find(connection, handle).is_some() {
+            let message = format!("handle {handle} names a request that runs already");
+            let invalid = Refusal::Invalid;
+            self.clients.refuse(connection, handle, invalid, message);
+            return Ok(());
+        }
+        let id = RequestId(self.next_request);
+        let (request, setup, owner) = parts_of(id, connection, submission);
+        if let Err(error) = self.scheduler.submit(request) {
+            let reason = translate::refusal_of(&error);
+            self.clients
+                .refuse(connection, handle, reason, error.to_string());
+            return Ok(());
+        }
         self.next_request += 1;
-        self.requests.insert(id, owner);
-        self.executor
-            .admit(Arc::new(setup))
-            .map_err(|error| error.to_string())
+        self.clients.accept(id, owner);
+        self.execute(|executor| executor.admit(Arc::new(setup)))
     }
 
     fn take_pictures(
         &mut self,
         request: RequestId,
         fetched: Result<Vec<Arc<EncodedPicture>>, FetchError>,
-    ) -> Result<(), String> {
-        if !self.requests.contains_key(&request) {
+    ) -> Result<(), Breakage> {
+        if !self.clients.is_owned(request) {
             return Ok(());
         }
         match fetched {
             Ok(pictures) => {
-                self.executor
-                    .pictures(request, pictures)
-                    .map_err(|error| error.to_string())?;
+                self.execute(|executor| executor.pictures(request, pictures))?;
                 self.scheduler.pictures_ready(request);
             }
             Err(error) => {
-                let reason = match error {
-                    // Either way another vision worker can encode the picture again.
-                    FetchError::Missing { .. } | FetchError::Unavailable { .. } => {
-                        Refusal::FeaturesMissing
-                    }
-                    FetchError::WrongSize { .. } => Refusal::Invalid,
-                };
+                let reason = fetch::refusal_of(&error);
                 let message = error.to_string();
                 self.scheduler.cancel(request);
-                self.tell_last(request, OwnerEvent::Refused { reason, message });
+                self.clients
+                    .tell_last(request, OwnerEvent::Refused { reason, message });
             }
         }
         Ok(())
@@ -404,49 +376,38 @@ impl Loop {
 
     fn cancel(&mut self, request: RequestId) {
         self.scheduler.cancel(request);
-        if let Some(owner) = self.requests.remove(&request)
-            && let Some(client) = self.connections.get_mut(&owner.connection)
-        {
-            client.handles.remove(&owner.handle);
-        }
+        self.clients.forget(request);
         metrics::counter!("inkstone_requests_cancelled_total").increment(1);
     }
 
-    fn cancel_abandoned(&mut self) {
-        let clients = self.connections.iter();
-        let abandoned: Vec<_> = clients
-            .filter(|(_, client)| client.outbox.is_abandoned())
-            .map(|(id, _)| *id)
-            .collect();
-        abandoned.into_iter().for_each(|id| self.disconnect(id));
-    }
-
-    /// Forgets a connection and ends its requests.
-    fn disconnect(&mut self, id: ConnectionId) {
-        if let Some(client) = self.connections.remove(&id) {
-            for request in client.handles.into_values() {
-                self.cancel(request);
-            }
-        }
+    fn cancel_all(&mut self, requests: Vec<RequestId>) {
+        requests
+            .into_iter()
+            .for_each(|request| self.cancel(request));
     }
 
     fn take_event(&mut self, event: Event) {
+        let request = event.request();
         match event {
-            Event::Started {
-                request,
-                cached_tokens,
-            } => self.tell(request, OwnerEvent::Started { cached_tokens }),
-            Event::NeedsPictures { request } => self.fetch_pictures(request),
-            Event::PromptLogprobs {
-                request,
-                first,
-                tokens,
-            } => self.tell(request, OwnerEvent::PromptLogprobs { first, tokens }),
+            Event::Started { cached_tokens, .. } => {
+                self.clients
+                    .tell(request, OwnerEvent::Started { cached_tokens });
+            }
+            Event::NeedsPictures { .. } => {
+                if let Some(owner) = self.clients.owner(request) {
+                    let pictures = owner.pictures.clone();
+                    owner.fetch = Some(self.fetches.begin(request, pictures));
+                }
+            }
+            Event::PromptLogprobs { first, tokens, .. } => {
+                self.clients
+                    .tell(request, OwnerEvent::PromptLogprobs { first, tokens });
+            }
             Event::Token {
-                request,
                 branch,
                 index,
                 token,
+                ..
             } => {
                 self.measure.tokens(1);
                 let event = OwnerEvent::Token {
@@ -454,192 +415,22 @@ impl Loop {
                     index,
                     token,
                 };
-                self.tell(request, event);
+                self.clients.tell(request, event);
             }
-            Event::Ended {
-                request,
-                branch,
-                reason,
-            } => {
-                let event = OwnerEvent::Ended { branch, reason };
-                let Some(owner) = self.requests.get_mut(&request) else {
-                    return;
-                };
-                owner.answers_left -= 1;
-                match owner.answers_left {
-                    0 => self.tell_last(request, event),
-                    _ => self.tell(request, event),
-                }
+            Event::Ended { branch, reason, .. } => {
+                self.clients
+                    .tell_answer_ended(request, OwnerEvent::Ended { branch, reason });
             }
-            Event::Beams { request, answers } => {
+            Event::Beams { answers, .. } => {
                 let tokens = answers.iter().map(|answer| answer.token_ids.len());
                 self.measure.tokens(tokens.sum());
-                self.tell_last(request, OwnerEvent::Beams(answers));
+                self.clients.tell_last(request, OwnerEvent::Beams(answers));
             }
-            Event::Failed { request, reason } => {
+            Event::Failed { reason, .. } => {
                 metrics::counter!("inkstone_requests_failed_total").increment(1);
-                self.tell_last(request, failure_of(reason));
+                self.clients.tell_last(request, failure_of(reason));
             }
         }
-    }
-
-    fn fetch_pictures(&mut self, request: RequestId) {
-        let Some(owner) = self.requests.get_mut(&request) else {
-            return;
-        };
-        let fetch = self.pictures.fetch(owner.pictures.clone());
-        let commands = self.commands_sender.clone();
-        let task = self.runtime.spawn(async move {
-            let fetched = fetch.await;
-            if let Some(commands) = commands.upgrade() {
-                // Where the loop is gone nobody waits for pictures.
-                let _ = commands.send(Command::Pictures(request, fetched)).await;
-            }
-        });
-        owner.fetch = Some(task.abort_handle());
-    }
-
-    fn tell(&mut self, request: RequestId, event: OwnerEvent) {
-        if let Some(owner) = self.requests.get(&request)
-            && let Some(client) = self.connections.get_mut(&owner.connection)
-        {
-            client.tell(owner.handle, event);
-        }
-    }
-
-    /// Tells the end of a request.
-    fn tell_last(&mut self, request: RequestId, event: OwnerEvent) {
-        self.tell(request, event);
-        if let Some(owner) = self.requests.remove(&request)
-            && let Some(client) = self.connections.get_mut(&owner.connection)
-        {
-            client.handles.remove(&owner.handle);
-        }
-    }
-
-    /// Hands each connection what there is to tell, in one piece, and lets go of those that are over.
-    fn deliver(&mut self) {
-        let mut over = Vec::new();
-        for (id, client) in &mut self.connections {
-            let keeps_up = client.to_tell.is_empty() || client.outbox.push(&mut client.to_tell);
-            let is_done = client.input_ended && client.handles.is_empty();
-            if !keeps_up {
-                tracing::warn!(
-                    connection = id.0,
-                    "a coordinator does not read: disconnected"
-                );
-                metrics::counter!("inkstone_slow_connections_total").increment(1);
-            }
-            if is_done {
-                client.outbox.end(Ok(()));
-            }
-            if is_done || !keeps_up {
-                over.push(*id);
-            }
-        }
-        over.into_iter().for_each(|id| self.disconnect(id));
-    }
-
-    /// Nobody is left waiting.
-    fn tell_all_of_the_end(&mut self, end: &GroupStatus) {
-        let message = match end {
-            GroupStatus::Failed(reason) => format!("the language group failed: {reason}"),
-            GroupStatus::Serving | GroupStatus::Stopped => "the language group stops".to_owned(),
-        };
-        for client in self.connections.values_mut() {
-            let handles: Vec<_> = client.handles.drain().map(|(handle, _)| handle).collect();
-            for handle in handles {
-                client.refuse(handle, Refusal::NotServing, message.clone());
-            }
-            client.outbox.push(&mut client.to_tell);
-            client.outbox.end(Err(message.clone()));
-        }
-    }
-}
-
-impl Client {
-    fn new(outbox: Arc<Outbox>) -> Self {
-        Self {
-            outbox,
-            handles: HashMap::new(),
-            input_ended: false,
-            to_tell: Vec::new(),
-        }
-    }
-
-    fn tell(&mut self, handle: u64, event: OwnerEvent) {
-        self.to_tell.push(Told { handle, event });
-    }
-
-    fn refuse(&mut self, handle: u64, reason: Refusal, message: String) {
-        self.tell(handle, OwnerEvent::Refused { reason, message });
-    }
-}
-
-/// What the engine, the ranks and the loop need to know of a request.
-fn parts_of(
-    id: RequestId,
-    connection: ConnectionId,
-    submission: Submission,
-) -> (EngineRequest, RequestSetup, Owner) {
-    let span = |part: &PromptPart| match part {
-        PromptPart::Tokens(ids) => PromptSpan::Tokens(ids.clone()),
-        PromptPart::Picture { digest, num_tokens } => PromptSpan::Picture {
-            digest: digest.0,
-            num_tokens: *num_tokens,
-        },
-    };
-    let request = EngineRequest {
-        id,
-        prompt: submission.prompt.iter().map(span).collect(),
-        cache_salt: submission.cache_salt,
-        decoding: submission.decoding,
-        max_new_tokens: submission.max_new_tokens,
-        stop_token_ids: submission.stop_token_ids.clone(),
-        priority: submission.priority,
-        prompt_logprobs: submission.prompt_logprobs,
-        pictures_ready: submission.pictures.is_empty(),
-    };
-    let setup = RequestSetup {
-        id,
-        prompt: submission.prompt,
-        sampling: submission.sampling,
-        stop_token_ids: submission.stop_token_ids,
-    };
-    let owner = Owner {
-        connection,
-        handle: submission.handle,
-        answers_left: match submission.decoding {
-            Decoding::Sample { branches } => branches,
-            Decoding::Beam(_) => 1,
-        },
-        pictures: submission.pictures,
-        fetch: None,
-    };
-    (request, setup, owner)
-}
-
-fn refusal_of(error: &SubmitError) -> Refusal {
-    match error {
-        SubmitError::QueueFull { .. } => Refusal::Busy,
-        SubmitError::TooLong { .. }
-        | SubmitError::TooManyTokens { .. }
-        | SubmitError::TooManySequences { .. }
-        | SubmitError::Invalid(_) => Refusal::Invalid,
-    }
-}
-
-fn failure_of(reason: DrawFailure) -> OwnerEvent {
-    match reason {
-        DrawFailure::NotFinite => OwnerEvent::Refused {
-            reason: Refusal::Internal,
-            message: "the model's logits were not finite (NaN or infinite) for this request"
-                .to_owned(),
-        },
-        DrawFailure::NothingAllowed(reason) => OwnerEvent::Refused {
-            reason: Refusal::Invalid,
-            message: format!("the request's constraint allows no token here: {reason}"),
-        },
     }
 }
 

@@ -73,6 +73,9 @@ pub fn from_wire(response: wire::JoinResponse, epoch: u64) -> Result<RankCommand
         }),
         Message::Step(plan) => Ok(RankCommand::Step(Arc::new(plan_from_wire(plan, epoch)?))),
         Message::Welcome(_) => Err(PlanStreamError::Invalid("a second welcome".to_owned())),
+        Message::Ended(_) | Message::Alive(_) => {
+            Err(PlanStreamError::Invalid("it is no command".to_owned()))
+        }
     }
 }
 
@@ -148,9 +151,7 @@ fn constraint_from_wire(constraint: wire::Constraint) -> Result<ConstraintForm, 
 fn admit_to_wire(setup: &RequestSetup) -> wire::AdmitRequest {
     let part = |part: &PromptPart| wire::AdmitPart {
         part: Some(match part {
-            PromptPart::Tokens(ids) => {
-                admit_part::Part::Tokens(wire::TokenSpan { ids: ids.clone() })
-            }
+            PromptPart::Tokens(ids) => admit_part::Part::Tokens(span(ids)),
             PromptPart::Picture { digest, num_tokens } => {
                 admit_part::Part::Picture(wire::AdmitPicture {
                     digest: digest.0.to_vec().into(),
@@ -164,6 +165,7 @@ fn admit_to_wire(setup: &RequestSetup) -> wire::AdmitRequest {
         prompt: setup.prompt.iter().map(part).collect(),
         sampling: Some(sampling_to_wire(&setup.sampling)),
         stop_token_ids: setup.stop_token_ids.clone(),
+        resumed: setup.resumed.iter().map(|ids| span(ids)).collect(),
     }
 }
 
@@ -182,7 +184,12 @@ fn admit_from_wire(admit: wire::AdmitRequest) -> Result<RequestSetup, PlanStream
         prompt: all(admit.prompt, part)?,
         sampling: sampling_from_wire(sampling).map_err(PlanStreamError::Invalid)?,
         stop_token_ids: admit.stop_token_ids,
+        resumed: admit.resumed.into_iter().map(|span| span.ids).collect(),
     })
+}
+
+fn span(ids: &[u32]) -> wire::TokenSpan {
+    wire::TokenSpan { ids: ids.to_vec() }
 }
 
 fn picture_to_wire(picture: &EncodedPicture) -> wire::PictureFeatures {
@@ -210,6 +217,7 @@ fn plan_to_wire(plan: &StepPlan, epoch: u64) -> wire::StepPlan {
     let start = |start: &Start| wire::SequenceStart {
         request: start.request.0,
         sequence: start.sequence.0,
+        branch: narrow(start.branch),
     };
     let fork = |fork: &Fork| wire::SequenceFork {
         parent: fork.parent.0,
@@ -244,6 +252,7 @@ fn plan_from_wire(plan: wire::StepPlan, epoch: u64) -> Result<StepPlan, PlanStre
     let start = |start: wire::SequenceStart| Start {
         request: RequestId(start.request),
         sequence: SequenceId(start.sequence),
+        branch: start.branch as usize,
     };
     let fork = |fork: wire::SequenceFork| Fork {
         parent: SequenceId(fork.parent),

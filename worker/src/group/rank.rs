@@ -147,7 +147,7 @@ impl RankRunner {
         for start in &plan.started {
             let request = self.requests.get(&start.request);
             let request = request.ok_or_else(|| is_over(start.request))?;
-            let sequence = RankSequence::start(request, bos_token_id);
+            let sequence = RankSequence::start(request, start.branch, bos_token_id);
             self.sequences.insert(start.sequence, sequence);
         }
         for fork in &plan.forks {

@@ -53,7 +53,15 @@ impl ServingGroup {
         }
     }
 
-    /// Waits until the group breaks. As long as it is waited for, health follows the steps.
+    /// Waits until the group breaks; meanwhile its health follows its steps.
+    pub(crate) async fn serve(&self) -> Breakage {
+        tokio::select! {
+            breakage = self.broken() => breakage,
+            () = self.health.follow_steps(&self.handle, self.step_deadline) => unreachable!("it does not return"),
+        }
+    }
+
+    /// Waits until the group breaks.
     pub(crate) async fn broken(&self) -> Breakage {
         let lost_rank = async {
             match &self.desk {
@@ -68,7 +76,6 @@ impl ServingGroup {
                 let _ = timeout(TELL_GRACE, self.handle.fail(reason.clone())).await;
                 Breakage::new(reason)
             }
-            () = self.health.follow_steps(&self.handle, self.step_deadline) => unreachable!("it does not return"),
         };
         match &self.desk {
             Some(desk) => desk.suspects(breakage).await,

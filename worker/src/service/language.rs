@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use futures::{Stream, stream};
@@ -14,7 +15,11 @@ use inkstone_proto::worker::v1::{
     ConnectRequest, ConnectResponse, DescribeLanguageRequest, DescribeLanguageResponse, Submit,
     connect_request::Message, language_service_server::LanguageService,
 };
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{Instant, Sleep},
+};
 use tonic::{Request, Response, Status, Streaming};
 
 pub use self::submission::RequestTerms;
@@ -25,6 +30,8 @@ use crate::{
 
 /// Constraints that are compiled at the same time, over all connections.
 const COMPILES_AT_ONCE: usize = 2;
+/// Between two load reports of a connection: callers are promised one every 250 ms.
+const REPORT_EVERY: Duration = Duration::from_millis(150);
 /// Requests of a connection whose constraints wait to be compiled; past it they are refused as busy.
 const MAX_COMPILING: usize = 64;
 /// What a process answers that leads no group.
@@ -204,17 +211,42 @@ impl LanguageService for LanguageServer {
         let (connection, events) = self.serving()?.leader.connect().await;
         tokio::spawn(self.clone().take_requests(connection, request.into_inner()));
         // When the caller goes away tonic drops this stream, and with it `events`: that ends the caller's requests.
-        let responses = stream::unfold(events, next_response);
+        let responses = Responses {
+            events,
+            next_report: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        };
+        let responses = stream::unfold(responses, Responses::next);
         Ok(Response::new(Box::pin(responses)))
     }
 }
 
-async fn next_response(
-    mut events: ConnectionEvents,
-) -> Option<(Result<ConnectResponse, Status>, ConnectionEvents)> {
-    let response = match events.next().await? {
-        Ok(told) => Ok(events::to_wire(told)),
-        Err(reason) => Err(Status::unavailable(reason)),
-    };
-    Some((response, events))
+/// What a caller is sent.
+struct Responses {
+    events: ConnectionEvents,
+    next_report: Pin<Box<Sleep>>,
+}
+
+impl Responses {
+    /// What happened to the caller's requests, as soon as something did; and now and then how the group is, whatever the leader's loop
+    /// does. A caller that does not read holds nothing up here: nothing is made before it is sent.
+    async fn next(mut self) -> Option<(Result<ConnectResponse, Status>, Self)> {
+        let told = tokio::select! {
+            biased;
+            () = &mut self.next_report => None,
+            told = self.events.next() => Some(told?),
+        };
+        let mut response = ConnectResponse::default();
+        match told {
+            Some(Ok(told)) => response.events = events::to_wire(told),
+            Some(Err(reason)) => return Some((Err(Status::unavailable(reason)), self)),
+            None => {
+                response.load = Some(events::load_to_wire(self.events.report()));
+                self.next_report
+                    .as_mut()
+                    .reset(Instant::now() + REPORT_EVERY);
+            }
+        }
+        response.cache = self.events.cache_update().map(events::cache_to_wire);
+        Some((Ok(response), self))
+    }
 }

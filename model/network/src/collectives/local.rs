@@ -159,6 +159,20 @@ impl Collective for LocalCollective {
         Ok(())
     }
 
+    fn awaited(&self) -> Vec<usize> {
+        let call = self.num_calls.load(Ordering::Relaxed);
+        let has_met = self.group.num_arrived.load(Ordering::SeqCst) >= call * self.world_size();
+        if has_met {
+            return Vec::new();
+        }
+        let slots = self.group.slots[call % 2].iter().enumerate();
+        let is_late = |slot: &RwLock<Slot>| slot.try_read().is_ok_and(|slot| slot.call != call);
+        slots
+            .filter(|(peer, slot)| *peer != self.rank && is_late(slot))
+            .map(|(peer, _)| peer)
+            .collect()
+    }
+
     fn abort(&self) {
         self.group.abort(&format!("by rank {}", self.rank));
     }

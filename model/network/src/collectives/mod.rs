@@ -38,6 +38,10 @@ pub trait Collective: Send + Sync {
     /// Returns once every rank has come here.
     fn barrier(&self) -> Result<()>;
 
+    /// Other ranks that a call of this one waits for right now; after an error, those that it found late, gone or out of step. For
+    /// whoever watches from another thread and asks what a step hangs on.
+    fn awaited(&self) -> Vec<usize>;
+
     /// Fails the group: calls that wait on any rank, and all later ones, return an error at once. Safe to call from any thread,
     /// any number of times.
     fn abort(&self);

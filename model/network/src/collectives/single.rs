@@ -28,5 +28,9 @@ impl Collective for SingleCollective {
         Ok(())
     }
 
+    fn awaited(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
     fn abort(&self) {}
 }

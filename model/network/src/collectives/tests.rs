@@ -151,6 +151,7 @@ fn a_missing_rank_is_named_at_the_deadline() {
             named && outcomes[0].is_err() && outcomes[2].is_err(),
             "{outcomes:?}"
         );
+        assert_eq!(ends[0].awaited(), [1]);
         // The late rank finds the group failed without waiting: at once, or, where it had the others' parts of this call
         // already, with the next.
         let started = Instant::now();
@@ -172,6 +173,28 @@ fn abort_wakes_those_who_wait() {
         });
         assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
         assert!(started.elapsed() < DEADLINE / 4);
+    }
+}
+
+#[test]
+fn a_watcher_sees_whom_a_call_waits_for() {
+    for ends in [local(3, DEADLINE), tcp(3, DEADLINE)] {
+        assert!(ends[0].awaited().is_empty(), "no call");
+        on_ranks(&ends, |end| end.barrier())
+            .into_iter()
+            .for_each(Result::unwrap);
+        assert!(ends[0].awaited().is_empty(), "the call is over");
+        thread::scope(|scope| {
+            for end in [&ends[0], &ends[1]] {
+                scope.spawn(|| end.barrier());
+            }
+            let started = Instant::now();
+            while ends[0].awaited() != [2] {
+                assert!(started.elapsed() < DEADLINE / 4, "{:?}", ends[0].awaited());
+                thread::sleep(Duration::from_millis(1));
+            }
+            ends[0].abort();
+        });
     }
 }
 
@@ -198,6 +221,12 @@ fn a_rank_that_dies_fails_the_others_before_the_deadline() {
         let outcomes = on_ranks(&ends, |end| end.all_gather(&[1.0]));
         assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
         assert!(started.elapsed() < DEADLINE / 4);
+        // Threads learn it from the group, which says who left.
+        let error = outcomes[0].as_ref().unwrap_err().to_string();
+        assert!(
+            ends[0].awaited() == [1] || error.contains("rank 1 left"),
+            "{error}"
+        );
     }
 }
 

@@ -4,3 +4,4 @@
 mod company;
 mod failures;
 mod group;
+mod resumed;

@@ -44,6 +44,7 @@ fn setup(id: u64, seed: u64, prompt: Vec<PromptPart>) -> Arc<RequestSetup> {
             constraint: None,
         },
         stop_token_ids: vec![STOP],
+        resumed: Vec::new(),
     })
 }
 
@@ -84,6 +85,7 @@ fn started(request: u64, sequence: u64) -> Vec<Start> {
     vec![Start {
         request: RequestId(request),
         sequence: SequenceId(sequence),
+        branch: 0,
     }]
 }
 

@@ -7,10 +7,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use inkstone_engine::{BeamAnswer, Decoding, DrawnToken, EndReason, Priority};
+use inkstone_engine::{BeamAnswer, Decoding, DrawnToken, EndReason, Priority, Resumed};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Command, PictureRef};
+use super::{CacheUpdate, Command, LoadReport, PictureRef, cache_feed::CacheCursor, pulse::Pulse};
 use crate::executor::{PromptPart, SequenceSampling};
 
 /// Events that may lie unread: some seconds of a thousand streams.
@@ -45,6 +45,10 @@ pub struct Submission {
     pub priority: Priority,
     /// Whether log-probabilities of the prompt's tokens are wanted.
     pub prompt_logprobs: bool,
+    /// What an earlier run of it drew, elsewhere.
+    pub resumed: Vec<Resumed>,
+    /// In front of all that wait.
+    pub first_in_line: bool,
 }
 
 /// Why a request was not taken, or cannot go on.
@@ -129,6 +133,9 @@ pub struct Connection {
 pub struct ConnectionEvents {
     pub(super) outbox: Arc<Outbox>,
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) pulse: Arc<Pulse>,
+    /// What it was told of the cache.
+    pub(super) cursor: CacheCursor,
 }
 
 /// Events on their way to one reader.
@@ -188,6 +195,16 @@ impl ConnectionEvents {
             }
             self.outbox.changed.notified().await;
         }
+    }
+
+    /// How busy the group is now, and whether its steps go on: told without asking the loop, so also while it hangs.
+    pub fn report(&self) -> LoadReport {
+        self.pulse.report()
+    }
+
+    /// What changed in the group's cache since this was asked last, or a part of that; the first time, all that is in it.
+    pub fn cache_update(&mut self) -> Option<CacheUpdate> {
+        self.pulse.cache.read(&mut self.cursor)
     }
 }
 

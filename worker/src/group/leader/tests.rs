@@ -1,18 +1,22 @@
 //! The loop against an executor that draws by script.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use inkstone_engine::{Draw, DrawKind, Drawn, DrawnToken, EndReason, Priority, StepOutput};
+use futures::future::BoxFuture;
+use inkstone_engine::{
+    Decoding, Draw, DrawKind, Drawn, DrawnToken, EndReason, Priority, Resumed, StepOutput,
+};
 use inkstone_model::clip::PictureFeatures;
 
 use super::*;
-use crate::executor::{ExecutorError, PictureDigest, SequenceSampling};
+use crate::executor::{PictureDigest, PromptPart, RequestSetup, SequenceSampling};
 
 const STOP: u32 = 2;
 /// A real step takes a while; without it a test could not cancel in the middle.
@@ -22,6 +26,8 @@ const STEP: Duration = Duration::from_millis(1);
 #[derive(Default)]
 struct Scripted {
     fail_at_step: Option<u64>,
+    /// Steps from this one on do not come to an end before it is let go.
+    hang_at_step: Option<u64>,
     running: Option<Arc<StepPlan>>,
     seen: Arc<Seen>,
 }
@@ -34,6 +40,7 @@ struct Seen {
     pictures: AtomicUsize,
     /// Positions that were computed, over all steps.
     rows: AtomicUsize,
+    let_go: AtomicBool,
 }
 
 impl Executor for Scripted {
@@ -73,6 +80,10 @@ impl Executor for Scripted {
             });
         }
         thread::sleep(STEP);
+        let hangs = self.hang_at_step.is_some_and(|step| plan.step >= step);
+        while hangs && !self.seen.let_go.load(Ordering::SeqCst) {
+            thread::sleep(STEP);
+        }
         let draw = |draw: Draw| match draw.kind {
             DrawKind::Tokens { branches, .. } => {
                 let token = DrawnToken::plain(100 + draw.token_index as u32);
@@ -86,6 +97,10 @@ impl Executor for Scripted {
             drawn: drawn.collect(),
             prompt_logprobs: Vec::new(),
         })
+    }
+
+    fn suspects(&self) -> Vec<usize> {
+        vec![1]
     }
 }
 
@@ -158,6 +173,8 @@ fn text(handle: u64, prompt_tokens: u32, max_new_tokens: usize) -> Submission {
         max_new_tokens,
         priority: Priority::Interactive,
         prompt_logprobs: false,
+        resumed: Vec::new(),
+        first_in_line: false,
     }
 }
 
@@ -210,7 +227,7 @@ fn tokens_in(events: &[OwnerEvent]) -> usize {
     events.iter().filter(is_token).count()
 }
 
-async fn wait_until(what: &str, done: impl Fn() -> bool) {
+async fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let wait = async {
         while !done() {
             tokio::time::sleep(STEP).await;
@@ -458,7 +475,7 @@ async fn a_failed_step_tells_every_owner_and_refuses_new_work() {
         .await;
     assert_eq!(
         *status.unwrap(),
-        GroupStatus::Failed("rank 1 is gone: it was killed".to_owned())
+        GroupStatus::Failed(Breakage::by([1], "rank 1 is gone: it was killed"))
     );
     let (connection, mut events) = handle.connect().await;
     connection.submit(text(1, 5, 1)).await;
@@ -472,6 +489,129 @@ async fn an_idle_group_can_be_told_that_it_failed() {
     let (_connection, mut events) = handle.connect().await;
     handle.fail("rank 1 left".to_owned()).await;
     assert!(matches!(events.next().await, Some(Err(reason)) if reason.contains("rank 1 left")));
+}
+
+#[tokio::test]
+async fn a_resumed_request_is_told_what_is_new_only() {
+    let (leader, _) = start(Scripted::default());
+    let (connection, mut events) = leader.handle().connect().await;
+    let resumed = |branch, token_ids: &[u32], has_ended| Resumed {
+        branch,
+        token_ids: token_ids.to_vec(),
+        has_ended,
+    };
+    let submission = Submission {
+        decoding: Decoding::Sample { branches: 3 },
+        resumed: vec![
+            resumed(0, &[100, 101], false),
+            resumed(1, &[100, STOP], true),
+            // All was drawn, and nobody heard of the end.
+            resumed(2, &[100, STOP], false),
+        ],
+        first_in_line: true,
+        ..text(1, 20, 4)
+    };
+    connection.submit(submission).await;
+    let heard = hear(&mut events, &[1, 1]).await;
+    let ended = |branch, reason| OwnerEvent::Ended { branch, reason };
+    let wanted = [
+        OwnerEvent::Accepted,
+        ended(2, EndReason::Stop),
+        OwnerEvent::Started { cached_tokens: 0 },
+        token(2),
+        token(3),
+        ended(0, EndReason::Length),
+    ];
+    assert_eq!(heard[&1], wanted);
+}
+
+#[tokio::test]
+async fn a_resumed_request_that_is_complete_is_told_so_and_leaves_nothing_behind() {
+    let (leader, seen) = start(Scripted::default());
+    let (connection, mut events) = leader.handle().connect().await;
+    let resumed = Resumed {
+        branch: 0,
+        token_ids: vec![100, STOP],
+        has_ended: false,
+    };
+    let submission = Submission {
+        resumed: vec![resumed],
+        ..text(1, 20, 4)
+    };
+    connection.submit(submission).await;
+    let heard = hear(&mut events, &[1]).await;
+    assert_eq!(heard[&1].len(), 2, "{heard:?}");
+    wait_until("ranks forget it", || {
+        seen.retired.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    assert_eq!(seen.rows.load(Ordering::SeqCst), 0);
+    connection.submit(text(1, 5, 2)).await;
+    assert_eq!(tokens_in(&hear(&mut events, &[1]).await[&1]), 2);
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_shows_while_it_does() {
+    let (leader, seen) = start(Scripted {
+        hang_at_step: Some(4),
+        ..Scripted::default()
+    });
+    let handle = leader.handle();
+    let (connection, events) = handle.connect().await;
+    assert_eq!(handle.progress().step_age, None);
+    connection.submit(text(1, 5, 30)).await;
+    wait_until("three steps", || handle.progress().steps == 3).await;
+    let hung = |report: LoadReport| report.progress.step_age > Some(Duration::from_millis(50));
+    wait_until("a step that takes long", || hung(events.report())).await;
+    let report = events.report();
+    assert_eq!((report.progress.steps, report.load.running), (3, 1));
+    assert_eq!(report.max_running, limits().max_running);
+    assert!(report.rows_per_second.is_some_and(|rows| rows > 0.0));
+    seen.let_go.store(true, Ordering::SeqCst);
+    wait_until("the end", || handle.load().running == 0).await;
+    let report = events.report();
+    assert_eq!(report.progress.step_age, None);
+    assert!(report.progress.steps > 30);
+    assert_eq!(
+        (report.stats.prompt_tokens, report.stats.cached_tokens),
+        (5, 0)
+    );
+}
+
+#[tokio::test]
+async fn connections_follow_the_cache_each_at_its_own_pace() {
+    let (leader, _) = start(Scripted::default());
+    let follow = |events: &mut ConnectionEvents, held: &mut HashSet<u64>| {
+        let mut num_resets = 0;
+        while let Some(update) = events.cache_update() {
+            if update.is_reset {
+                num_resets += 1;
+                held.clear();
+            }
+            held.extend(update.added);
+            update.removed.iter().for_each(|hash| {
+                held.remove(hash);
+            });
+        }
+        num_resets
+    };
+    let (connection, mut first) = leader.handle().connect().await;
+    let (_, mut second) = leader.handle().connect().await;
+    let mut seen = (HashSet::new(), HashSet::new());
+    for handle in 1..=40 {
+        connection.submit(text(handle, 50, 3)).await;
+        hear(&mut first, &[handle]).await;
+        let resets = follow(&mut first, &mut seen.0);
+        assert_eq!(resets, usize::from(handle == 1));
+    }
+    // What the last step left is told before the loop sleeps.
+    wait_until("all is told", || {
+        follow(&mut first, &mut seen.0);
+        follow(&mut second, &mut seen.1);
+        let blocks = leader.handle().load().blocks_cached;
+        seen.0.len() == blocks && seen.0 == seen.1 && blocks > 50
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ fn plan() -> StepPlan {
         started: vec![Start {
             request: RequestId(5),
             sequence: SequenceId(5),
+            branch: 2,
         }],
         forks: vec![Fork {
             parent: SequenceId(4),
@@ -116,6 +117,7 @@ fn a_plan_that_was_changed_on_the_way_is_refused() {
 #[test]
 fn a_request_arrives_as_it_was_sent() {
     let setup = RequestSetup {
+        resumed: vec![vec![4, 5], Vec::new(), vec![6]],
         id: RequestId(8),
         prompt: vec![
             PromptPart::Tokens(vec![1, 5, 9]),
@@ -150,6 +152,7 @@ fn a_request_arrives_as_it_was_sent() {
     assert_eq!(arrived.prompt, setup.prompt);
     assert_eq!(arrived.sampling, setup.sampling);
     assert_eq!(arrived.stop_token_ids, setup.stop_token_ids);
+    assert_eq!(arrived.resumed, setup.resumed);
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub(super) struct RankSequence {
 }
 
 impl RankSequence {
-    /// A sequence that has the request's prompt.
-    pub(super) fn start(request: &RankRequest, bos_token_id: u32) -> Self {
+    /// A sequence that has the request's prompt, and what an earlier run drew for its branch: as if it had drawn that itself.
+    pub(super) fn start(request: &RankRequest, branch: usize, bos_token_id: u32) -> Self {
         let setup = request.setup();
         let seen = if setup.has_picture() {
             // The reference gives such prompts as embeddings: all it has seen is one BOS.
@@ -42,14 +42,17 @@ impl RankSequence {
             seen.dedup();
             seen
         };
-        Self {
+        let mut sequence = Self {
             request: setup.id,
             prompt_tokens: request.prompt_tokens(),
             drawn: Vec::new(),
             seen,
             generated: Vec::new(),
             constraint: request.constraint(),
-        }
+        };
+        let drawn = setup.resumed(branch).iter();
+        drawn.for_each(|token_id| sequence.append(*token_id));
+        sequence
     }
 
     pub(super) fn request(&self) -> RequestId {

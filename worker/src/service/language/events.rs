@@ -1,12 +1,49 @@
 //! What happened to requests, as it travels.
 
+use std::time::Duration;
+
 use inkstone_engine::{BeamAnswer, DrawnToken, EndReason, TokenLogprob};
 use inkstone_proto::worker::v1::{self as wire, request_event::Event};
 
-use crate::group::leader::{OwnerEvent, Refusal, Told};
+use crate::group::leader::{CacheUpdate, LoadReport, OwnerEvent, Refusal, Told};
 
-/// One message. Tokens that follow each other in one answer travel together.
-pub(super) fn to_wire(told: Vec<Told>) -> wire::ConnectResponse {
+/// How busy the group is.
+pub(super) fn load_to_wire(report: LoadReport) -> wire::LoadReport {
+    let LoadReport {
+        load,
+        stats,
+        progress,
+        ..
+    } = report;
+    let millis = |age: Duration| u32::try_from(age.as_millis()).unwrap_or(u32::MAX);
+    wire::LoadReport {
+        waiting: narrow(load.waiting),
+        running: narrow(load.running),
+        prefill_tokens: load.prefill_tokens as u64,
+        blocks_used: narrow(load.blocks_used),
+        blocks_cached: narrow(load.blocks_cached),
+        blocks_total: narrow(load.blocks_total),
+        steps: progress.steps,
+        // A step that has just begun is one that runs.
+        step_millis: progress.step_age.map_or(0, |age| millis(age).max(1)),
+        rows_per_second: report.rows_per_second.unwrap_or(0.0) as f32,
+        prompt_tokens: stats.prompt_tokens,
+        cached_prompt_tokens: stats.cached_tokens,
+        max_running: narrow(report.max_running),
+    }
+}
+
+/// What changed in the group's cache.
+pub(super) fn cache_to_wire(update: CacheUpdate) -> wire::CacheEvents {
+    wire::CacheEvents {
+        reset: update.is_reset,
+        added: update.added,
+        removed: update.removed,
+    }
+}
+
+/// What happened to requests. Tokens that follow each other in one answer travel together.
+pub(super) fn to_wire(told: Vec<Told>) -> Vec<wire::RequestEvent> {
     let mut events: Vec<wire::RequestEvent> = Vec::with_capacity(told.len());
     for Told { handle, event } in told {
         let event = event_to_wire(event);
@@ -24,7 +61,7 @@ pub(super) fn to_wire(told: Vec<Told>) -> wire::ConnectResponse {
             event: Some(event),
         });
     }
-    wire::ConnectResponse { events }
+    events
 }
 
 fn follows(tokens: &wire::Tokens, next: &wire::Tokens) -> bool {
@@ -140,9 +177,7 @@ mod tests {
             token(2, 1, 6),
             token(2, 1, 8),
         ];
-        let message = to_wire(told);
-        let tokens: Vec<_> = message
-            .events
+        let tokens: Vec<_> = to_wire(told)
             .into_iter()
             .map(|event| match event.event {
                 Some(Event::Tokens(tokens)) => {

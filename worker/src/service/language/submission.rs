@@ -1,6 +1,6 @@
 //! A request as it comes in, checked field by field: what is wrong is refused with the field's name.
 
-use inkstone_engine::{BeamParams, Decoding, Priority};
+use inkstone_engine::{BeamParams, Decoding, Priority, Resumed};
 use inkstone_model::internlm2::RopeRule;
 use inkstone_proto::worker::v1::{self as wire, GenerateRequest, prompt_part};
 
@@ -88,7 +88,13 @@ impl RequestTerms {
                 self.max_sequence_tokens
             ));
         }
-        tracing::debug!(request_id = request.request_id, handle, "request submitted");
+        let resumed = self.resumed_from_wire(request.resumed, decoding, max_new_tokens)?;
+        tracing::debug!(
+            request_id = request.request_id,
+            handle,
+            is_resumed = !resumed.is_empty(),
+            "request submitted"
+        );
         Ok(Submission {
             handle,
             prompt,
@@ -100,7 +106,51 @@ impl RequestTerms {
             max_new_tokens,
             priority,
             prompt_logprobs: request.prompt_logprobs,
+            resumed,
+            first_in_line: request.first_in_line,
         })
+    }
+
+    /// What an earlier run drew. Which tokens end an answer is looked at by the engine: one that is complete, though its end was not
+    /// told, is told its end.
+    fn resumed_from_wire(
+        &self,
+        resumed: Vec<wire::ResumedAnswer>,
+        decoding: Decoding,
+        max_new_tokens: usize,
+    ) -> Result<Vec<Resumed>, String> {
+        let Decoding::Sample { branches } = decoding else {
+            return match resumed.len() {
+                0 => Ok(Vec::new()),
+                found => Err(format!(
+                    "resumed: a beam search begins anew, found {found} answers"
+                )),
+            };
+        };
+        let mut known: Vec<Resumed> = Vec::with_capacity(resumed.len().min(branches));
+        for answer in resumed {
+            let (branch, drawn) = (answer.branch as usize, answer.ids.len());
+            if branch >= branches {
+                return Err(format!(
+                    "resumed: branch must be below {branches}, found {branch}"
+                ));
+            }
+            if known.iter().any(|other| other.branch == branch) {
+                return Err(format!("resumed: branch {branch} is named twice"));
+            }
+            if drawn > max_new_tokens {
+                return Err(format!(
+                    "resumed: branch {branch} must have at most max_new_tokens ({max_new_tokens}) ids, found {drawn}"
+                ));
+            }
+            self.check_ids("resumed", &answer.ids)?;
+            known.push(Resumed {
+                branch,
+                token_ids: answer.ids,
+                has_ended: answer.ended,
+            });
+        }
+        Ok(known)
     }
 
     fn check_ids<'a>(

@@ -32,6 +32,7 @@ struct Link<'a> {
     socket: &'a TcpStream,
     outgoing: Outgoing<'a>,
     incoming: Incoming<'a>,
+    is_awaited: &'a AtomicBool,
 }
 
 struct Outgoing<'a> {
@@ -67,10 +68,11 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Sends `body` to `peer` and receives into `inbox`, where `wanted` elements are expected if that is known.
+    /// Sends `body` to `peer` and receives into `inbox`, where `wanted` elements are expected if that is known. `is_awaited` is set
+    /// until both are done.
     pub(super) fn add(
         &mut self,
-        peer: usize,
+        (peer, is_awaited): (usize, &'a AtomicBool),
         socket: &'a TcpStream,
         body: &'a [f32],
         inbox: &'a mut Vec<f32>,
@@ -80,9 +82,11 @@ impl<'a> Exchange<'a> {
             num_elements: body.len() as u64,
             ..self.header
         };
+        is_awaited.store(true, Ordering::Relaxed);
         self.links.push(Link {
             peer,
             socket,
+            is_awaited,
             outgoing: Outgoing {
                 header: header.to_bytes(),
                 body: bytemuck::cast_slice(body),
@@ -125,7 +129,11 @@ impl<'a> Exchange<'a> {
             has_moved |= link
                 .incoming
                 .advance(link.peer, link.socket, self.rank, self.header)?;
-            is_done &= link.is_done();
+            if link.is_done() {
+                link.is_awaited.store(false, Ordering::Relaxed);
+            } else {
+                is_done = false;
+            }
         }
         Ok(match (is_done, has_moved) {
             (true, _) => Step::Done,

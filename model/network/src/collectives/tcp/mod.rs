@@ -44,6 +44,8 @@ pub struct TcpCollective {
     /// The socket to each other rank; none at this rank's own place.
     peers: Vec<Option<TcpStream>>,
     is_aborted: AtomicBool,
+    /// By rank: whether a call waits for it, or failed by it.
+    awaited: Vec<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -78,6 +80,7 @@ impl TcpCollective {
             rank: member.rank,
             deadline: member.deadline,
             is_aborted: AtomicBool::new(false),
+            awaited: peers.iter().map(|_| AtomicBool::new(false)).collect(),
             state: Mutex::new(State {
                 sequence: 0,
                 inbox: vec![Vec::new(); peers.len()],
@@ -98,14 +101,33 @@ impl TcpCollective {
         let mut exchange = Exchange::new(self.rank, operation, state.sequence);
         for (peer, (socket, inbox)) in self.peers.iter().zip(&mut state.inbox).enumerate() {
             if let Some(socket) = socket {
-                exchange.add(peer, socket, outbox(peer), inbox, wanted(peer));
+                let named = (peer, &self.awaited[peer]);
+                exchange.add(named, socket, outbox(peer), inbox, wanted(peer));
             }
         }
         let outcome = exchange.run(self.deadline, &self.is_aborted);
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
+            self.blame(error);
             self.abort();
         }
         outcome
+    }
+
+    /// Of those that a call waited for, an error may name one.
+    fn blame(&self, error: &CollectiveError) {
+        match error {
+            CollectiveError::PeerLost { peer, .. }
+            | CollectiveError::OutOfStep { peer, .. }
+            | CollectiveError::LengthMismatch { peer, .. } => {
+                for (rank, is_awaited) in self.awaited.iter().enumerate() {
+                    is_awaited.store(rank == *peer, Ordering::Relaxed);
+                }
+            }
+            CollectiveError::Aborted { .. }
+            | CollectiveError::DeadlineExceeded { .. }
+            | CollectiveError::Handshake { .. }
+            | CollectiveError::Tensor(_) => {}
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -183,6 +205,14 @@ impl Collective for TcpCollective {
 
     fn barrier(&self) -> Result<()> {
         self.exchange(&mut self.lock(), Operation::Barrier, |_| &[], |_| Some(0))
+    }
+
+    fn awaited(&self) -> Vec<usize> {
+        let awaited = self.awaited.iter().enumerate();
+        awaited
+            .filter(|(_, is_awaited)| is_awaited.load(Ordering::Relaxed))
+            .map(|(rank, _)| rank)
+            .collect()
     }
 
     fn abort(&self) {

@@ -11,12 +11,12 @@ use crate::{
 };
 
 /// A number that looks drawn, the same in every run.
-fn scramble(number: usize) -> usize {
+pub(super) fn scramble(number: usize) -> usize {
     let mixed = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) as usize
 }
 
-fn words(name: usize, len: usize) -> Vec<u32> {
+pub(super) fn words(name: usize, len: usize) -> Vec<u32> {
     let word = |at: usize| (scramble(name * 1000 + at) % 900) as u32 + 3;
     (0..len).map(word).collect()
 }
@@ -29,7 +29,7 @@ fn picture(name: usize, num_tokens: usize) -> PromptPart {
 }
 
 /// A ragged mix: texts and pictures, some with beginnings they share, greedy, drawn, of several answers, and beams.
-fn mix(count: usize) -> Vec<Ask> {
+pub(super) fn mix(count: usize) -> Vec<Ask> {
     (0..count).map(mixed).collect()
 }
 
@@ -82,7 +82,7 @@ fn mixed(index: usize) -> Ask {
 }
 
 /// With room for everything.
-fn alone(ask: &Ask, world_size: usize) -> Answer {
+pub(super) fn alone(ask: &Ask, world_size: usize) -> Answer {
     let setting = Setting {
         world_size,
         num_blocks: 64,
@@ -113,7 +113,7 @@ fn logprobs(answer: &Answer) -> Vec<f32> {
 
 /// A cancelled request has the beginning of its answers; every other has all of them.
 #[track_caller]
-fn assert_same(index: usize, ask: &Ask, wanted: &Answer, found: &Answer) {
+pub(super) fn assert_same(index: usize, ask: &Ask, wanted: &Answer, found: &Answer) {
     if found.was_cancelled {
         for (branch, tokens) in &found.branches {
             let wanted = &wanted.branches[branch];

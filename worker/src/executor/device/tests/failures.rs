@@ -78,6 +78,7 @@ fn setup(part: PromptPart) -> Arc<RequestSetup> {
         prompt: vec![part],
         sampling: SequenceSampling::default(),
         stop_token_ids: Vec::new(),
+        resumed: Vec::new(),
     })
 }
 
@@ -91,6 +92,7 @@ fn plan(step: u64) -> Arc<StepPlan> {
         started: vec![Start {
             request: RequestId(1),
             sequence: SequenceId(1),
+            branch: 0,
         }],
         items: vec![StepItem {
             sequence: SequenceId(1),
@@ -132,6 +134,7 @@ fn a_rank_whose_connection_ends_in_a_step_fails_the_step_at_once() {
     let (mut executor, _kept) = group.with_puppet(FAR, on_step);
     let (outcome, took) = first_step(&mut executor);
     assert_eq!(outcome, Err(gone(1, "its connection ended")));
+    assert_eq!(executor.suspects(), [1]);
     assert!(took < SOON, "{took:?}");
     assert_ends(executor);
 }
@@ -153,6 +156,7 @@ fn a_rank_that_leaves_the_collective_in_a_step_fails_the_step_at_once() {
     let (outcome, took) = first_step(&mut executor);
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("rank 1 left"), "{error}");
+    assert_eq!(executor.suspects(), [1]);
     assert!(took < SOON, "{took:?}");
     assert_ends(executor);
 }
@@ -175,6 +179,7 @@ fn a_rank_that_refuses_its_plan_fails_the_step_with_its_reason() {
     let (outcome, took) = first_step(&mut executor);
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("wanted step 2, found 1"), "{error}");
+    assert_eq!(executor.suspects(), [1]);
     assert!(took < SOON, "{took:?}");
     assert!(executor.start(plan(2)).is_err(), "the executor is dead");
     assert_ends(executor);
@@ -186,7 +191,14 @@ fn a_step_that_hangs_is_a_failure_past_its_deadline() {
     let deadline = Duration::from_millis(300);
     let (mut executor, _kept) = Group::new().with_puppet(deadline, || {});
     let (outcome, took) = first_step(&mut executor);
-    assert_eq!(outcome, Err(ExecutorError::Deadline { step: 1, deadline }));
+    let missing = vec![1];
+    let wanted = ExecutorError::Deadline {
+        step: 1,
+        deadline,
+        missing,
+    };
+    assert_eq!(outcome, Err(wanted));
+    assert_eq!(executor.suspects(), [1]);
     assert!(took >= deadline && took < deadline + SOON, "{took:?}");
     assert_ends(executor);
 }

@@ -7,7 +7,7 @@ use std::{
 
 use inkstone_engine::{
     BeamAnswer, Decoding, DrawFailure, DrawnToken, EndReason, EngineLimits, EngineRequest, Event,
-    Priority, PromptSpan, RequestId, Scheduler, Stats,
+    Priority, PromptSpan, RequestId, Resumed, Scheduler, Stats,
 };
 use inkstone_model::{
     checkpoint::{Checkpoint, Shard},
@@ -114,6 +114,8 @@ pub(super) struct Ask {
     pub(super) priority: Priority,
     pub(super) prompt_logprobs: bool,
     pub(super) salt: u8,
+    /// What an earlier run drew.
+    pub(super) resumed: Vec<Resumed>,
 }
 
 impl Ask {
@@ -127,6 +129,7 @@ impl Ask {
             priority: Priority::Interactive,
             prompt_logprobs: false,
             salt: 0,
+            resumed: Vec::new(),
         }
     }
 
@@ -162,6 +165,8 @@ impl Ask {
             priority: self.priority,
             prompt_logprobs: self.prompt_logprobs,
             pictures_ready: false,
+            resumed: self.resumed.clone(),
+            first_in_line: !self.resumed.is_empty(),
         }
     }
 
@@ -171,7 +176,38 @@ impl Ask {
             prompt: self.prompt.clone(),
             sampling: self.sampling.clone(),
             stop_token_ids: self.stop_token_ids.clone(),
+            resumed: self.resumed_by_branch(),
         }
+    }
+
+    fn resumed_by_branch(&self) -> Vec<Vec<u32>> {
+        let mut drawn = vec![Vec::new(); 8];
+        for known in &self.resumed {
+            drawn[known.branch].clone_from(&known.token_ids);
+        }
+        drawn
+    }
+
+    /// What was told of it before.
+    fn told(&self) -> Answer {
+        let mut told = Answer::default();
+        for known in &self.resumed {
+            let drawn = &known.token_ids;
+            if !drawn.is_empty() {
+                told.branches.insert(known.branch, drawn.clone());
+            }
+            if known.has_ended {
+                let stops = drawn
+                    .last()
+                    .is_some_and(|id| self.stop_token_ids.contains(id));
+                let reason = match stops {
+                    true => EndReason::Stop,
+                    false => EndReason::Length,
+                };
+                told.ends.insert(known.branch, reason);
+            }
+        }
+        told
     }
 
     fn pictures(&self) -> Vec<Arc<EncodedPicture>> {
@@ -238,7 +274,7 @@ pub(super) fn run(setting: Setting, asks: &[Timed]) -> Outcome {
         max_wait_steps: 50,
     });
     let mut executor = executor(setting);
-    let mut answers = vec![Answer::default(); asks.len()];
+    let mut answers: Vec<Answer> = asks.iter().map(|(ask, ..)| ask.told()).collect();
     let mut in_flight: Option<Arc<StepPlan>> = None;
     // Pictures on their way, with the turn they arrive.
     let mut due: HashMap<RequestId, usize> = HashMap::new();

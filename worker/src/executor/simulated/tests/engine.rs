@@ -68,6 +68,8 @@ fn engine_request(id: u64) -> EngineRequest {
         },
         prompt_logprobs: false,
         pictures_ready: true,
+        resumed: Vec::new(),
+        first_in_line: false,
     }
 }
 

@@ -43,6 +43,14 @@ fn good() -> GenerateRequest {
     }
 }
 
+fn resumed(branch: u32, ids: &[u32]) -> wire::ResumedAnswer {
+    wire::ResumedAnswer {
+        branch,
+        ids: ids.to_vec(),
+        ended: false,
+    }
+}
+
 fn beam(width: u32, num_answers: u32) -> Option<wire::BeamSettings> {
     Some(wire::BeamSettings {
         width,
@@ -69,6 +77,22 @@ fn a_good_request_comes_out_as_it_was_meant() {
     let twice = check(|request| request.prompt.push(picture(9, 30))).unwrap();
     assert_eq!(twice.prompt.len(), 4);
     assert_eq!(twice.pictures.len(), 1, "one picture is fetched once");
+    assert!(!twice.first_in_line && twice.resumed.is_empty());
+    let resumed = check(|request| {
+        request.branches = 2;
+        request.resumed = vec![resumed(1, &[5, 6])];
+        request.first_in_line = true;
+    });
+    let resumed = resumed.unwrap();
+    let wanted = Resumed {
+        branch: 1,
+        token_ids: vec![5, 6],
+        has_ended: false,
+    };
+    assert_eq!(
+        (resumed.resumed, resumed.first_in_line),
+        (vec![wanted], true)
+    );
     let searched = check(|request| request.beam = beam(5, 3)).unwrap();
     let Decoding::Beam(params) = searched.decoding else {
         panic!("wanted a beam search, found {:?}", searched.decoding);
@@ -80,7 +104,7 @@ fn a_good_request_comes_out_as_it_was_meant() {
 #[test]
 fn what_is_wrong_is_named() {
     type Change = fn(&mut GenerateRequest);
-    let wrong: [(&str, Change); 17] = [
+    let wrong: [(&str, Change); 22] = [
         ("sampling", |request| request.sampling = None),
         ("max_new_tokens", |request| request.max_new_tokens = 0),
         ("together", |request| request.max_new_tokens = 100),
@@ -105,6 +129,22 @@ fn what_is_wrong_is_named() {
         ("priority", |request| request.priority = 77),
         ("min_new_tokens", |request| {
             request.sampling.as_mut().unwrap().min_new_tokens = 11;
+        }),
+        ("resumed: branch must be below 1", |request| {
+            request.resumed = vec![resumed(1, &[5])];
+        }),
+        ("resumed: branch 0 is named twice", |request| {
+            request.resumed = vec![resumed(0, &[5]), resumed(0, &[5])];
+        }),
+        ("resumed: branch 0 must have at most", |request| {
+            request.resumed = vec![resumed(0, &[5; 11])];
+        }),
+        ("resumed: token 1000", |request| {
+            request.resumed = vec![resumed(0, &[1000])];
+        }),
+        ("resumed: a beam search", |request| {
+            request.resumed = vec![resumed(0, &[5])];
+            request.beam = beam(3, 1);
         }),
         ("num_logprobs", |request| {
             request.sampling.as_mut().unwrap().num_logprobs = Some(u32::MAX);
