@@ -1,121 +1,118 @@
-//! The members as this coordinator sees them: a client for each, what it learnt about them, and how busy they are.
-//! A member is checked for serving the right model before its first use.
+//! The members as this coordinator sees them: a client for each, kept connected for as long as it is a member, what it learnt about
+//! them, and how busy they are. It finds a group for a request, and waits for one where there is none.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+mod group;
+mod patience;
+mod vision_worker;
 
-use inkstone_cluster::{Epoch, GroupId, Membership, NodeAddress};
+use std::sync::{Arc, Mutex};
+
+use inkstone_cluster::{Members, Membership};
+use tokio::{sync::watch, task::AbortHandle};
+
+pub(crate) use group::{Group, Placed};
+pub(crate) use patience::Patience;
+pub(crate) use vision_worker::VisionWorker;
 
 use crate::{
+    admission::LoadSource,
+    cluster_load::GroupLoad,
     model::ServedModel,
-    routing,
-    worker_client::{
-        Connector, Generation, GenerationStream, LanguageClient, LanguageDescription,
-        PictureUpload, PlacedPicture, VisionClient, WorkerError,
-    },
+    routing::{self, VisionOutlook},
+    worker_client::{Connector, Generation, PictureUpload, PlacedPicture, WorkerError},
 };
+use group::PromptBlocks;
 
-/// The members and how to speak to them.
+/// The members and how to speak to them. Made within a runtime: a task follows the member list.
 pub(crate) struct ClusterView {
+    shared: Arc<Shared>,
+    following: AbortHandle,
+}
+
+struct Shared {
     membership: Membership,
     connector: Arc<dyn Connector>,
-    groups: Mutex<HashMap<NodeAddress, Arc<Group>>>,
-    vision_workers: Mutex<HashMap<NodeAddress, Arc<VisionWorker>>>,
+    roster: Mutex<Roster>,
 }
 
-/// A language group.
-pub(crate) struct Group {
-    pub(crate) id: GroupId,
-    leader: NodeAddress,
-    client: Arc<dyn LanguageClient>,
-    /// Its life when it last described itself; none while it is not known to serve the right model.
-    epoch: tokio::sync::Mutex<Option<Epoch>>,
-    num_running: Arc<AtomicUsize>,
-}
-
-/// A vision worker.
-pub(crate) struct VisionWorker {
-    pub(crate) address: NodeAddress,
-    client: Arc<dyn VisionClient>,
-    /// Set once it is known to serve the right model.
-    checked: tokio::sync::OnceCell<()>,
+/// The members of which list, in its order.
+struct Roster {
+    members: Arc<Members>,
+    groups: Arc<[Arc<Group>]>,
+    vision_workers: Arc<[Arc<VisionWorker>]>,
 }
 
 impl ClusterView {
     pub(crate) fn new(membership: Membership, connector: Arc<dyn Connector>) -> Self {
-        Self {
+        let changes = membership.changes();
+        let roster = Mutex::new(Roster::of(membership.current(), &connector, None));
+        let shared = Arc::new(Shared {
             membership,
             connector,
-            groups: Mutex::default(),
-            vision_workers: Mutex::default(),
-        }
+            roster,
+        });
+        let following = tokio::spawn(follow(shared.clone(), changes)).abort_handle();
+        Self { shared, following }
     }
 
     /// The language groups, in the order of the member list.
-    pub(crate) fn groups(&self) -> Vec<Arc<Group>> {
-        let members = self.membership.current();
-        let mut known = self.groups.lock().expect("no panic while locked");
-        known.retain(|address, _| {
-            let mut listed = members.language_groups.iter();
-            listed.any(|group| group.leader == *address)
-        });
-        let listed = members.language_groups.iter();
-        let handles = listed.map(|listed| {
-            let group = known.entry(listed.leader.clone()).or_insert_with(|| {
-                Arc::new(Group {
-                    id: listed.id.clone(),
-                    leader: listed.leader.clone(),
-                    client: self.connector.language(&listed.leader),
-                    epoch: tokio::sync::Mutex::default(),
-                    num_running: Arc::default(),
-                })
-            });
-            group.clone()
-        });
-        handles.collect()
+    pub(crate) fn groups(&self) -> Arc<[Arc<Group>]> {
+        self.shared.with_roster(|roster| roster.groups.clone())
     }
 
     /// The vision workers, in the order of the member list.
-    pub(crate) fn vision_workers(&self) -> Vec<Arc<VisionWorker>> {
-        let members = self.membership.current();
-        let mut known = self.vision_workers.lock().expect("no panic while locked");
-        known.retain(|address, _| members.vision_workers.contains(address));
-        let handles = members.vision_workers.iter().map(|address| {
-            let worker = known.entry(address.clone()).or_insert_with(|| {
-                Arc::new(VisionWorker {
-                    address: address.clone(),
-                    client: self.connector.vision(address),
-                    checked: tokio::sync::OnceCell::new(),
-                })
-            });
-            worker.clone()
-        });
-        handles.collect()
+    pub(crate) fn vision_workers(&self) -> Arc<[Arc<VisionWorker>]> {
+        self.shared
+            .with_roster(|roster| roster.vision_workers.clone())
     }
 
-    /// Starts a sequence on the least busy group that answers.
+    /// What the groups last said of their load; one that has not said anything is not in it.
+    pub(crate) fn loads(&self) -> Vec<GroupLoad> {
+        let groups = self.groups();
+        groups.iter().filter_map(|group| group.load()).collect()
+    }
+
+    /// Has the group run it that is expected to be done first, or the next one that takes it. Where none does, waits for the members
+    /// to change or to recover, as long as `patience` lasts.
     pub(crate) async fn generate(
         &self,
         model: &ServedModel,
         generation: &Generation,
-    ) -> Result<GenerationStream, WorkerError> {
+        mut patience: Patience,
+    ) -> Result<Placed, WorkerError> {
+        let mut changes = self.shared.membership.changes();
+        let mut blocks = PromptBlocks::new(model, generation);
+        loop {
+            changes.mark_unchanged();
+            let error = match self.try_groups(model, generation, &mut blocks).await {
+                Err(error) if patience.bears(&error) => error,
+                answer => return answer,
+            };
+            if !patience.wait(&mut changes).await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn try_groups(
+        &self,
+        model: &ServedModel,
+        generation: &Generation,
+        blocks: &mut PromptBlocks<'_>,
+    ) -> Result<Placed, WorkerError> {
         let groups = self.groups();
-        let num_running: Vec<_> = groups
-            .iter()
-            .map(|group| group.num_running.load(Ordering::Relaxed))
-            .collect();
+        let outlooks: Vec<_> = groups.iter().map(|group| group.outlook(blocks)).collect();
+        let order = routing::rank_groups(blocks.num_tokens(), &outlooks, rand::random());
         let mut last = WorkerError::Unavailable("there is no language group".into());
-        for index in routing::rank_groups(&num_running) {
-            let group = &groups[index];
-            match group.generate(model, generation).await {
+        for index in order {
+            let (group, outlook) = (&groups[index], &outlooks[index]);
+            match group.generate(model, generation, blocks, outlook).await {
                 Err(error) if error.is_about_this_worker() => {
-                    tracing::warn!(group = %group.id, %error, "language group does not answer");
-                    last = error;
+                    tracing::warn!(group = %group.id, %error, "language group does not take a request");
+                    // A group that is full says more than one that is away.
+                    if !matches!(last, WorkerError::Busy { .. }) {
+                        last = error;
+                    }
                 }
                 answer => return answer,
             }
@@ -123,24 +120,43 @@ impl ClusterView {
         Err(last)
     }
 
-    /// Uploads a picture to the vision worker that its bytes name, or to the next one that answers.
+    /// Uploads a picture to the vision worker that its bytes name, or to the next one that takes it; waits like `generate`.
     pub(crate) async fn put_picture(
+        &self,
+        model: &ServedModel,
+        content: &blake3::Hash,
+        upload: &PictureUpload,
+        mut patience: Patience,
+    ) -> Result<PlacedPicture, WorkerError> {
+        let mut changes = self.shared.membership.changes();
+        loop {
+            changes.mark_unchanged();
+            let error = match self.try_vision_workers(model, content, upload).await {
+                Err(error) if patience.bears(&error) => error,
+                answer => return answer,
+            };
+            if !patience.wait(&mut changes).await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn try_vision_workers(
         &self,
         model: &ServedModel,
         content: &blake3::Hash,
         upload: &PictureUpload,
     ) -> Result<PlacedPicture, WorkerError> {
         let workers = self.vision_workers();
-        let addresses: Vec<_> = workers
-            .iter()
-            .map(|worker| worker.address.clone())
-            .collect();
+        let outlooks: Vec<VisionOutlook<'_>> =
+            workers.iter().map(|worker| worker.outlook()).collect();
+        let order = routing::rank_vision_workers(content, &outlooks);
         let mut last = WorkerError::Unavailable("there is no vision worker".into());
-        for index in routing::rank_vision_workers(content, &addresses) {
+        for index in order {
             let worker = &workers[index];
             match worker.put_picture(model, upload).await {
                 Err(error) if error.is_about_this_worker() => {
-                    tracing::warn!(worker = %worker.address, %error, "vision worker does not answer");
+                    tracing::warn!(worker = %worker.address, %error, "vision worker does not take a picture");
                     last = error;
                 }
                 answer => return answer,
@@ -150,84 +166,63 @@ impl ClusterView {
     }
 }
 
-impl Group {
-    /// Asks the group what it serves.
-    pub(crate) async fn describe(&self) -> Result<LanguageDescription, WorkerError> {
-        self.client.describe().await
+impl LoadSource for ClusterView {
+    fn loads(&self) -> Vec<GroupLoad> {
+        Self::loads(self)
     }
+}
 
-    async fn generate(
-        &self,
-        model: &ServedModel,
-        generation: &Generation,
-    ) -> Result<GenerationStream, WorkerError> {
-        let epoch = self.known_epoch(model).await?;
-        match self.generate_in(epoch, generation).await {
-            Err(WorkerError::EpochMismatch(_)) => {
-                self.forget_epoch(epoch).await;
-                let epoch = self.known_epoch(model).await?;
-                self.generate_in(epoch, generation).await
-            }
-            answer => answer,
+impl Drop for ClusterView {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+impl Shared {
+    /// The roster of the current member list.
+    fn with_roster<T>(&self, read: impl FnOnce(&Roster) -> T) -> T {
+        let members = self.membership.current();
+        let mut roster = self.roster.lock().expect("no panic while locked");
+        if !Arc::ptr_eq(&members, &roster.members) {
+            *roster = Roster::of(members, &self.connector, Some(&roster));
         }
+        read(&roster)
     }
+}
 
-    async fn generate_in(
-        &self,
-        epoch: Epoch,
-        generation: &Generation,
-    ) -> Result<GenerationStream, WorkerError> {
-        let generation = Generation {
-            epoch,
-            ..generation.clone()
-        };
-        let running = Running::count(&self.num_running);
-        let mut events = self.client.generate(generation).await?;
-        // The count falls when the stream is dropped, at its end or before.
-        events.keep(running);
-        Ok(events)
-    }
-
-    /// The group's life, once it is known to serve this model.
-    async fn known_epoch(&self, model: &ServedModel) -> Result<Epoch, WorkerError> {
-        let mut epoch = self.epoch.lock().await;
-        if let Some(epoch) = *epoch {
-            return Ok(epoch);
-        }
-        let answer = self.client.describe().await?;
-        check_model(model, &answer.model, &self.leader)?;
-        tracing::info!(group = %self.id, epoch = %answer.epoch, "language group serves the model");
-        Ok(*epoch.insert(answer.epoch))
-    }
-
-    async fn forget_epoch(&self, gone: Epoch) {
-        let mut epoch = self.epoch.lock().await;
-        // Another request may have learnt the new one already.
-        if *epoch == Some(gone) {
-            *epoch = None;
+impl Roster {
+    /// Who was there before is the same as before; what is known of it, and the connection to it, stay.
+    fn of(members: Arc<Members>, connector: &Arc<dyn Connector>, before: Option<&Self>) -> Self {
+        let groups = members.language_groups.iter().map(|member| {
+            let mut known = before.iter().flat_map(|before| before.groups.iter());
+            let known = known.find(|group| group.is(member)).cloned();
+            known.unwrap_or_else(|| {
+                let epoch = member.epoch.map(|epoch| epoch.0);
+                tracing::info!(group = %member.id, epoch, leader = %member.leader, "language group is a member");
+                Group::new(member, connector.language(&member.leader))
+            })
+        });
+        let groups = groups.collect();
+        let workers = members.vision_workers.iter().map(|address| {
+            let mut known = before
+                .iter()
+                .flat_map(|before| before.vision_workers.iter());
+            let known = known.find(|worker| worker.address == *address).cloned();
+            known.unwrap_or_else(|| VisionWorker::new(address, connector.vision(address)))
+        });
+        Self {
+            vision_workers: workers.collect(),
+            groups,
+            members,
         }
     }
 }
 
-impl VisionWorker {
-    /// Makes sure that the worker serves this model; asks it only the first time.
-    pub(crate) async fn check(&self, model: &ServedModel) -> Result<(), WorkerError> {
-        let ask = || async {
-            let found = self.client.describe().await?;
-            check_model(model, &found, &self.address)?;
-            tracing::info!(worker = %self.address, "vision worker serves the model");
-            Ok(())
-        };
-        self.checked.get_or_try_init(ask).await.copied()
-    }
-
-    async fn put_picture(
-        &self,
-        model: &ServedModel,
-        upload: &PictureUpload,
-    ) -> Result<PlacedPicture, WorkerError> {
-        self.check(model).await?;
-        self.client.put_picture(upload.clone()).await
+/// Connects to new members before anybody asks for them.
+async fn follow(shared: Arc<Shared>, mut changes: watch::Receiver<Arc<Members>>) {
+    // A fixed list never changes, and a registry that ends leaves its last one.
+    while changes.changed().await.is_ok() {
+        shared.with_roster(|_| ());
     }
 }
 
@@ -236,6 +231,8 @@ impl WorkerError {
     fn is_about_this_worker(&self) -> bool {
         match self {
             Self::Unavailable(_)
+            | Self::NotServing(_)
+            | Self::Silent(_)
             | Self::Busy { .. }
             | Self::EpochMismatch(_)
             | Self::OtherModel { .. } => true,
@@ -243,36 +240,5 @@ impl WorkerError {
                 false
             }
         }
-    }
-}
-
-fn check_model(
-    model: &ServedModel,
-    found: &inkstone_interface::description::ModelDescription,
-    worker: &NodeAddress,
-) -> Result<(), WorkerError> {
-    if model.is(found) {
-        return Ok(());
-    }
-    Err(WorkerError::OtherModel {
-        wanted: model.description.name.clone(),
-        found: found.name.clone(),
-        worker: worker.clone(),
-    })
-}
-
-/// A request that runs on a group, counted while it lives.
-struct Running(Arc<AtomicUsize>);
-
-impl Running {
-    fn count(num_running: &Arc<AtomicUsize>) -> Self {
-        num_running.fetch_add(1, Ordering::Relaxed);
-        Self(num_running.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

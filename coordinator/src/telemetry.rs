@@ -8,7 +8,10 @@ use metrics::{
 };
 use tokio::time::Instant;
 
-use crate::request::{FinishReason, PromptSize, lifecycle::Lifecycle};
+use crate::request::{
+    FinishReason, PromptSize,
+    lifecycle::{Lifecycle, LossCause},
+};
 
 const REQUESTS: &str = "inkstone_requests_total";
 const RUNNING: &str = "inkstone_requests_running";
@@ -18,6 +21,10 @@ const DURATION: &str = "inkstone_request_duration_seconds";
 const PROMPT_TOKENS: &str = "inkstone_prompt_tokens_total";
 const PICTURE_TOKENS: &str = "inkstone_picture_tokens_total";
 const COMPLETION_TOKENS: &str = "inkstone_completion_tokens_total";
+const MOVES: &str = "inkstone_request_moves_total";
+const RECOVERY: &str = "inkstone_request_recovery_seconds";
+const REPLAYED_TOKENS: &str = "inkstone_replayed_tokens_total";
+const PICTURES_LET_GO: &str = "inkstone_pictures_let_go_total";
 
 /// Tells the recorder what the metrics mean. Called once at start.
 pub(crate) fn describe() {
@@ -37,11 +44,33 @@ pub(crate) fn describe() {
     describe_counter!(PROMPT_TOKENS, "positions of prompts, pictures included");
     describe_counter!(PICTURE_TOKENS, "positions of pictures in prompts");
     describe_counter!(COMPLETION_TOKENS, "tokens generated");
+    describe_counter!(
+        MOVES,
+        "requests that went elsewhere because what ran them was lost, by cause"
+    );
+    describe_histogram!(
+        RECOVERY,
+        Unit::Seconds,
+        "from the loss of what ran a request to its next token"
+    );
+    describe_counter!(
+        REPLAYED_TOKENS,
+        "tokens of answers that were sent to another group to go on after"
+    );
+    describe_counter!(
+        PICTURES_LET_GO,
+        "pictures that were not kept while their request ran, for want of room"
+    );
 }
 
 /// Counts a request that was refused before it was taken on.
 pub(crate) fn count_refused(reason: &'static str) {
     counter!(REQUESTS, "outcome" => reason).increment(1);
+}
+
+/// Counts pictures that cannot be put again if they are lost.
+pub(crate) fn count_pictures_let_go(num_pictures: usize) {
+    counter!(PICTURES_LET_GO).increment(num_pictures as u64);
 }
 
 /// Measures one request that was taken on. What is counted for every token is looked up once.
@@ -92,6 +121,23 @@ impl RequestMeter {
         self.count_tokens(num_tokens, Instant::now());
     }
 
+    /// What ran the request was lost.
+    pub(crate) fn moved(&self, cause: LossCause) {
+        counter!(MOVES, "cause" => cause.name()).increment(1);
+    }
+
+    /// So many tokens of it were sent to another group.
+    pub(crate) fn replayed(&self, num_tokens: usize) {
+        if num_tokens > 0 {
+            counter!(REPLAYED_TOKENS).increment(num_tokens as u64);
+        }
+    }
+
+    /// It goes on, so long after the loss.
+    pub(crate) fn recovered(&self, after: Duration) {
+        histogram!(RECOVERY).record(after);
+    }
+
     /// Says whether there were any.
     fn count_tokens(&mut self, num: usize, now: Instant) -> bool {
         if num == 0 {
@@ -129,9 +175,10 @@ fn outcome(state: &Lifecycle) -> &'static str {
         },
         Lifecycle::Cancelled => "CANCELLED",
         Lifecycle::Failed { error } => error.reason(),
-        Lifecycle::Admitted { .. } | Lifecycle::Rendered { .. } | Lifecycle::Running(_) => {
-            "UNFINISHED"
-        }
+        Lifecycle::Admitted(_)
+        | Lifecycle::Rendered(..)
+        | Lifecycle::Running(_)
+        | Lifecycle::Moving(..) => "UNFINISHED",
     }
 }
 

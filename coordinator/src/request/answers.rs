@@ -60,6 +60,11 @@ impl Answers {
         }
     }
 
+    /// Answers that come token by token.
+    pub(crate) fn num_branches(&self) -> u32 {
+        self.plan.decoding().num_branches()
+    }
+
     /// Tokens taken in so far, of all answers.
     pub(crate) fn num_tokens(&self) -> u32 {
         let tokens = self
@@ -76,6 +81,17 @@ impl Answers {
             AnswerPlan::All { .. } => None,
             AnswerPlan::Best { .. } | AnswerPlan::Beam(_) => self.chosen.as_ref(),
         }
+    }
+
+    /// Whether nothing more is wanted of an answer.
+    pub(crate) fn has_ended(&self, branch: u32) -> bool {
+        let branch = self.branches.get(branch as usize);
+        branch.is_some_and(|branch| branch.end.is_some())
+    }
+
+    /// Whether an answer ends with this token.
+    pub(crate) fn is_stop(&self, id: u32) -> bool {
+        self.blank.is_stop(id)
     }
 
     /// Takes the next tokens of an answer.

@@ -46,12 +46,17 @@ impl Answer {
         self.num_tokens
     }
 
+    /// Whether this token ends the answer.
+    pub(crate) fn is_stop(&self, id: u32) -> bool {
+        self.stop_token_ids.contains(&id)
+    }
+
     /// Takes the next tokens.
     pub(crate) fn push(&mut self, mut ids: Vec<u32>) -> Growth {
         let mut growth = Growth::default();
         let mut num_taken = ids.len();
         for (index, &id) in ids.iter().enumerate() {
-            if self.stop_token_ids.contains(&id) {
+            if self.is_stop(id) {
                 continue;
             }
             if self.stop_strings.is_empty() {

@@ -19,12 +19,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ChatEvent,
+    ChatEvent, Receipt,
     answers::Answers,
-    lifecycle::{Effect, Event, Lifecycle},
+    lifecycle::{Attempt, Effect, Event, Lifecycle, Loss, LossCause, MoveRule},
     render::ReadyPrompt,
 };
 use crate::{
+    cluster_view::Placed,
     error::RequestError,
     telemetry::RequestMeter,
     worker_client::{GenerationEvent, GenerationStream, WorkerError},
@@ -47,14 +48,20 @@ pub(crate) fn event_stream(
     model: String,
     answers: Answers,
     failures: FailureContext,
+    max_moves: u32,
 ) -> (Steering, EventStream) {
-    let (lifecycle, effect) = Lifecycle::admit(answers);
+    let rule = MoveRule {
+        max_moves,
+        retry_after: failures.retry_after,
+    };
+    let (lifecycle, effect) = Lifecycle::admit(answers, rule);
     let mut state = State {
         lifecycle,
         model,
         failures,
         generation: None,
         has_tokens: false,
+        lost: None,
         effects: vec![],
         work: None,
         waiting: VecDeque::new(),
@@ -85,8 +92,10 @@ pub(crate) struct EventStream(Arc<Shared>);
 pub(crate) enum Task {
     /// Render the prompt and put the pictures.
     Render,
+    /// Put the pictures of this prompt again; they were lost.
+    PutPictures(ReadyPrompt),
     /// Ask a language group to run this.
-    Generate(ReadyPrompt),
+    Generate(Attempt),
 }
 
 struct Shared {
@@ -100,9 +109,12 @@ struct State {
     lifecycle: Lifecycle,
     model: String,
     failures: FailureContext,
-    /// The group's words, while it runs the request.
-    generation: Option<GenerationStream>,
+    /// The group's words, while it runs the request, and which attempt it is. Dropped, they go nowhere, and the group is told to
+    /// end it.
+    generation: Option<(u32, GenerationStream)>,
     has_tokens: bool,
+    /// Since when the request has been without a group, or with one that said nothing new yet.
+    lost: Option<Instant>,
     /// Kept for its memory; empty between calls.
     effects: Vec<Effect>,
     /// For the task.
@@ -138,17 +150,35 @@ impl Steering {
     }
 
     /// A group took the request on.
-    pub(crate) fn run(&self, generation: GenerationStream) {
+    pub(crate) fn run(&self, placed: Placed) {
         let mut state = self.0.lock();
-        state.generation = Some(generation);
-        state.apply(Event::Accepted);
+        if let Some(attempt) = state.lifecycle.attempt() {
+            state.generation = Some((attempt, placed.stream));
+        }
+        state.apply(Event::Accepted(Receipt {
+            group: placed.group,
+            epoch: placed.epoch,
+            predicted_cached_tokens: placed.predicted_cached_tokens,
+            cached_tokens: 0,
+            num_moves: 0,
+        }));
         state.wake();
     }
 
-    /// No group took the request on.
+    /// No group took the request on, in all the time that there was.
     pub(crate) fn refuse(&self, error: WorkerError) {
-        let event = self.0.lock().failures.event(error);
-        self.apply(event);
+        let mut state = self.0.lock();
+        let event = match error {
+            WorkerError::FeaturesMissing => state.event_of(error),
+            error => Event::Failed(state.failures.error(error)),
+        };
+        state.apply(event);
+        state.wake();
+    }
+
+    /// Since when the request has been without a group that says something; none: it was not running.
+    pub(crate) fn lost_since(&self) -> Option<Instant> {
+        self.0.lock().lost
     }
 
     /// Returns after the reader ended the request, got its first tokens, or found that there is work.
@@ -200,7 +230,7 @@ impl Steering {
         let state = self.0.lock();
         let generation = state.generation.as_ref();
         let is_waiting =
-            !state.waiting.is_empty() || generation.is_some_and(GenerationStream::has_waiting);
+            !state.waiting.is_empty() || generation.is_some_and(|(_, words)| words.has_waiting());
         is_waiting.then_some(state.num_reads)
     }
 }
@@ -231,11 +261,19 @@ impl State {
                     self.waiting.push_back(event);
                 }
                 Effect::Fail(error) => self.end = Some(Err(error)),
-                Effect::Render => {
+                Effect::Render => self.work = Some(Task::Render),
+                Effect::Leave(cause) => {
+                    // Nothing of it is heard any more, and it is told to end.
                     self.generation = None;
-                    self.work = Some(Task::Render);
+                    self.lost.get_or_insert_with(Instant::now);
+                    self.meter.moved(cause);
                 }
-                Effect::Generate(prompt) => self.work = Some(Task::Generate(prompt)),
+                Effect::PutPictures(prompt) => self.work = Some(Task::PutPictures(prompt)),
+                Effect::Generate(attempt) => {
+                    let ids = attempt.resumed.iter().map(|answer| answer.ids.len());
+                    self.meter.replayed(ids.sum());
+                    self.work = Some(Task::Generate(attempt));
+                }
             }
         }
         if self.lifecycle.is_final() {
@@ -251,43 +289,77 @@ impl State {
         }
     }
 
-    /// Takes in what the group said. Whether the task must know.
-    fn hear(&mut self, said: Option<Result<GenerationEvent, WorkerError>>) -> bool {
+    /// Takes in what the group said in an attempt. Whether the task must know.
+    fn hear(&mut self, attempt: u32, said: Option<Result<GenerationEvent, WorkerError>>) -> bool {
         let mut is_turn = false;
         let event = match said {
             Some(Ok(event)) => {
-                if let GenerationEvent::Tokens(batch) = &event {
-                    // The queue lets no other branches through than were asked for.
-                    self.meter.tokens(batch.branch as usize, batch.ids.len());
-                    is_turn = !std::mem::replace(&mut self.has_tokens, true);
-                }
-                if let GenerationEvent::Beams(answers) = &event {
-                    let num_tokens = answers.iter().map(|answer| answer.ids.len());
-                    self.meter.whole_answers(num_tokens.sum());
-                }
-                Event::Generation(event)
+                is_turn = self.count(&event);
+                Event::Generation(attempt, event)
             }
-            Some(Err(error)) => self.failures.event(error),
-            None => self.failures.event(WorkerError::Faulty(
+            Some(Err(error)) => self.event_of(error),
+            None => self.event_of(WorkerError::Faulty(
                 "the group's words ended before the answers".into(),
             )),
         };
         self.apply(event);
         is_turn || self.generation.is_none()
     }
+
+    /// Measures what the group said. Whether they are the first tokens.
+    fn count(&mut self, event: &GenerationEvent) -> bool {
+        let goes_on = match event {
+            GenerationEvent::Tokens(batch) => {
+                // The queue lets no other branches through than were asked for.
+                self.meter.tokens(batch.branch as usize, batch.ids.len());
+                true
+            }
+            GenerationEvent::Beams(answers) => {
+                let num_tokens = answers.iter().map(|answer| answer.ids.len());
+                self.meter.whole_answers(num_tokens.sum());
+                true
+            }
+            GenerationEvent::Ended { .. } => true,
+            GenerationEvent::Started { .. } | GenerationEvent::PromptLogprobs { .. } => false,
+        };
+        if goes_on && let Some(lost) = self.lost.take() {
+            self.meter.recovered(lost.elapsed());
+        }
+        let is_tokens = matches!(event, GenerationEvent::Tokens(_));
+        is_tokens && !std::mem::replace(&mut self.has_tokens, true)
+    }
+
+    /// What a group's failure is to the request: a reason to go elsewhere, or the end.
+    fn event_of(&self, error: WorkerError) -> Event {
+        let cause = match &error {
+            WorkerError::Unavailable(_) => LossCause::Connection,
+            WorkerError::Silent(_) => LossCause::Silence,
+            WorkerError::NotServing(_) => LossCause::NotServing,
+            WorkerError::EpochMismatch(_) => LossCause::Epoch,
+            WorkerError::Busy { .. } => LossCause::Busy,
+            WorkerError::FeaturesMissing => LossCause::Features,
+            WorkerError::OtherModel { .. }
+            | WorkerError::Refused(_)
+            | WorkerError::DeadlineExceeded
+            | WorkerError::Faulty(_) => return Event::Failed(self.failures.error(error)),
+        };
+        match self.lifecycle.attempt() {
+            Some(attempt) => Event::Lost(Loss {
+                attempt,
+                cause,
+                message: error.to_string(),
+            }),
+            None => Event::Failed(self.failures.error(error)),
+        }
+    }
 }
 
 impl FailureContext {
-    /// What a group's failure is to the request.
-    fn event(&self, error: WorkerError) -> Event {
-        let is_features = error == WorkerError::FeaturesMissing;
-        let error = match (error, self.unchecked_field) {
+    /// What a group's failure is to the client.
+    fn error(&self, error: WorkerError) -> RequestError {
+        match (error, self.unchecked_field) {
             (WorkerError::Refused(message), Some(field)) => RequestError::invalid(field, message),
             (error, _) => RequestError::from_language(error, self.retry_after),
-        };
-        match is_features {
-            true => Event::FeaturesMissing(error),
-            false => Event::Failed(error),
         }
     }
 }
@@ -311,17 +383,19 @@ impl Stream for EventStream {
                 return Poll::Ready(end.err().map(Err));
             }
             let said = match &mut state.generation {
-                Some(generation) => generation.poll_next_unpin(context),
+                Some((attempt, words)) => {
+                    words.poll_next_unpin(context).map(|said| (*attempt, said))
+                }
                 None => Poll::Pending,
             };
-            let Poll::Ready(said) = said else {
+            let Poll::Ready((attempt, said)) = said else {
                 match &state.reader {
                     Some(reader) if reader.will_wake(context.waker()) => {}
                     _ => state.reader = Some(context.waker().clone()),
                 }
                 return Poll::Pending;
             };
-            if state.hear(said) {
+            if state.hear(attempt, said) {
                 self.0.turn.notify_one();
             }
         }

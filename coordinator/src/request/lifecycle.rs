@@ -1,10 +1,15 @@
-//! The states of a request and how it goes from one to the next. No I/O here: `run` does what the effects say and
-//! feeds back what came of it.
+//! The states of a request and how it goes from one to the next, from group to group where one is lost. No I/O here: `run` does what
+//! the effects say and feeds back what came of it.
 
-use super::{ChatEvent, FinishReason, PromptSize, Usage, answers::Answers, render::ReadyPrompt};
+use std::time::Duration;
+
+use super::{
+    ChatEvent, FinishReason, Receipt, Usage, answers::Answers, journal::Journal,
+    render::ReadyPrompt,
+};
 use crate::{
     error::RequestError,
-    worker_client::{GenerationEvent, TokenInfo},
+    worker_client::{EndReason, GenerationEvent, Resumed, TokenInfo},
 };
 
 /// Positions of a prompt that are told in one event, so that it stays far below the 4 MiB that clients take in one message
@@ -15,15 +20,14 @@ const MAX_PROMPT_LOGPROBS: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Lifecycle {
     /// Its prompt is being rendered and its pictures are on their way to vision workers.
-    Admitted { answers: Answers, attempt: Attempt },
-    /// Its prompt is known; a language group was asked to run it.
-    Rendered {
-        answers: Answers,
-        attempt: Attempt,
-        prompt: PromptSize,
-    },
-    /// A language group took it on.
+    Admitted(Progress),
+    /// Its prompt is known; a language group is sought that runs it.
+    Rendered(Progress, ReadyPrompt),
+    /// A language group runs it.
     Running(Running),
+    /// What ran it was lost; another group is sought, or the same one's next life, after its pictures were put again where they are
+    /// missing.
+    Moving(Progress, ReadyPrompt),
     /// All answers are complete; answer 0 ended so.
     Finished { reason: FinishReason },
     /// The client went away.
@@ -32,42 +36,104 @@ pub(crate) enum Lifecycle {
     Failed { error: RequestError },
 }
 
-/// A request that a language group took on.
+/// What was done for a request so far, over all groups that ran it.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct Progress {
     answers: Answers,
-    attempt: Attempt,
-    prompt: PromptSize,
-    /// Positions of the prompt that were found in the cache.
-    cached_tokens: u32,
+    journal: Journal,
+    rule: MoveRule,
+    num_moves: u32,
+    /// What the client was told at the start of cached positions; none: it was not told that the request started.
+    told_cached: Option<u32>,
+    /// The client was told the log-probabilities of so many positions of the prompt.
+    told_logprobs: u32,
 }
 
-/// What was done before for this request.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Attempt {
-    /// The client was told that it started.
-    started: bool,
-    /// The client was told the log-probabilities of so many positions of the prompt.
-    prompt_logprobs: u32,
-    /// Features were evicted once and the pictures put again; a second time is a failure.
-    pictures_put_again: bool,
+/// A request that a language group runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    progress: Progress,
+    prompt: ReadyPrompt,
+    receipt: Receipt,
+}
+
+/// How far a request is carried on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MoveRule {
+    /// How often it may be moved.
+    pub(crate) max_moves: u32,
+    /// What the client is told where it cannot be.
+    pub(crate) retry_after: Duration,
 }
 
 /// What happened to a request.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Its prompt is known.
+    /// Its prompt is known; or its pictures are in other places now.
     Rendered(ReadyPrompt),
-    /// A language group took it on.
-    Accepted,
-    /// The group could not get the features of a picture; the error is for when they cannot be put again.
-    FeaturesMissing(RequestError),
-    /// The group sent something.
-    Generation(GenerationEvent),
+    /// A language group took it on; what is not known yet of the receipt is filled in.
+    Accepted(Receipt),
+    /// The group sent something, in that attempt.
+    Generation(u32, GenerationEvent),
+    /// What ran it is lost, or does not have its pictures.
+    Lost(Loss),
     /// The client went away.
     ClientGone,
     /// It cannot go on.
     Failed(RequestError),
+}
+
+/// How a request lost what ran it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// The attempt that is lost.
+    pub(crate) attempt: u32,
+    pub(crate) cause: LossCause,
+    /// For people.
+    pub(crate) message: String,
+}
+
+/// Why a request has to go elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LossCause {
+    /// The connection to the leader broke.
+    Connection,
+    /// The leader said nothing for too long.
+    Silence,
+    /// The group said that it does not serve any more.
+    NotServing,
+    /// The group has another epoch.
+    Epoch,
+    /// The group took it on and has no room for it.
+    Busy,
+    /// The features of its pictures are nowhere.
+    Features,
+}
+
+impl LossCause {
+    /// Its name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Silence => "silence",
+            Self::NotServing => "not_serving",
+            Self::Epoch => "epoch",
+            Self::Busy => "busy",
+            Self::Features => "features",
+        }
+    }
+}
+
+/// What a language group is to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    pub(crate) prompt: ReadyPrompt,
+    /// What was drawn already.
+    pub(crate) resumed: Vec<Resumed>,
+    /// Somebody was promised it already: in front of all that wait.
+    pub(crate) is_move: bool,
+    /// The log-probabilities of the prompt are all told.
+    pub(crate) skip_prompt_logprobs: bool,
 }
 
 /// What is to be done.
@@ -76,7 +142,11 @@ pub(crate) enum Effect {
     /// Render the prompt and put the pictures.
     Render,
     /// Ask a language group to run this.
-    Generate(ReadyPrompt),
+    Generate(Attempt),
+    /// Let go of the group that ran it. What it still says is not taken.
+    Leave(LossCause),
+    /// Put the pictures of this prompt again.
+    PutPictures(ReadyPrompt),
     /// Send this to the client.
     Emit(ChatEvent),
     /// Tell the client that it failed. Always the last effect.
@@ -85,15 +155,22 @@ pub(crate) enum Effect {
 
 impl Lifecycle {
     /// A new request, and what is to be done first.
-    pub(crate) fn admit(answers: Answers) -> (Self, Effect) {
-        let attempt = Attempt::default();
-        (Self::Admitted { answers, attempt }, Effect::Render)
+    pub(crate) fn admit(answers: Answers, rule: MoveRule) -> (Self, Effect) {
+        let progress = Progress {
+            journal: Journal::new(answers.num_branches()),
+            answers,
+            rule,
+            num_moves: 0,
+            told_cached: None,
+            told_logprobs: 0,
+        };
+        (Self::Admitted(progress), Effect::Render)
     }
 
     /// Whether nothing follows; whatever still runs for the request is to be dropped.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            Self::Admitted { .. } | Self::Rendered { .. } | Self::Running(_) => false,
+            Self::Admitted(_) | Self::Rendered(..) | Self::Running(_) | Self::Moving(..) => false,
             Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => true,
         }
     }
@@ -101,13 +178,26 @@ impl Lifecycle {
     /// The state's name in logs.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Admitted { .. } => "admitted",
-            Self::Rendered { .. } => "rendered",
+            Self::Admitted(_) => "admitted",
+            Self::Rendered(..) => "rendered",
             Self::Running(_) => "running",
+            Self::Moving(..) => "moving",
             Self::Finished { .. } => "finished",
             Self::Cancelled => "cancelled",
             Self::Failed { .. } => "failed",
         }
+    }
+
+    /// The attempt that is being made, or runs; none in a final state.
+    pub(crate) fn attempt(&self) -> Option<u32> {
+        let progress = match self {
+            Self::Admitted(progress) | Self::Rendered(progress, _) | Self::Moving(progress, _) => {
+                progress
+            }
+            Self::Running(running) => &running.progress,
+            Self::Finished { .. } | Self::Cancelled | Self::Failed { .. } => return None,
+        };
+        Some(progress.journal.attempt())
     }
 
     /// Takes an event in and adds what is to be done. In a final state nothing changes any more.
@@ -119,60 +209,43 @@ impl Lifecycle {
             Event::ClientGone => *self = Self::Cancelled,
             Event::Failed(error) => self.fail(error, effects),
             Event::Rendered(prompt) => self.rendered(prompt, effects),
-            Event::Accepted => self.accepted(effects),
-            Event::FeaturesMissing(error) => self.features_missing(error, effects),
-            Event::Generation(event) => self.generation(event, model, effects),
+            Event::Accepted(receipt) => self.accepted(receipt, effects),
+            // What an attempt says that was given up is nobody's any more.
+            Event::Generation(attempt, _) | Event::Lost(Loss { attempt, .. })
+                if self.attempt() != Some(attempt) => {}
+            Event::Generation(_, event) => self.generation(event, model, effects),
+            Event::Lost(loss) => self.lost(loss, effects),
         }
     }
 
     fn rendered(&mut self, prompt: ReadyPrompt, effects: &mut Vec<Effect>) {
         match self.take() {
-            Self::Admitted { answers, attempt } => {
-                *self = Self::Rendered {
-                    answers,
-                    attempt,
-                    prompt: prompt.size,
-                };
-                effects.push(Effect::Generate(prompt));
+            Self::Admitted(progress) => {
+                effects.push(Effect::Generate(progress.attempt(&prompt)));
+                *self = Self::Rendered(progress, prompt);
+            }
+            Self::Moving(progress, _) => {
+                effects.push(Effect::Generate(progress.attempt(&prompt)));
+                *self = Self::Moving(progress, prompt);
             }
             other => self.out_of_turn("rendered", other.name(), effects),
         }
     }
 
-    fn accepted(&mut self, effects: &mut Vec<Effect>) {
+    fn accepted(&mut self, receipt: Receipt, effects: &mut Vec<Effect>) {
         match self.take() {
-            Self::Rendered {
-                answers,
-                attempt,
-                prompt,
-            } => {
+            Self::Rendered(progress, prompt) | Self::Moving(progress, prompt) => {
+                let receipt = Receipt {
+                    num_moves: progress.num_moves,
+                    ..receipt
+                };
                 *self = Self::Running(Running {
-                    answers,
-                    attempt,
+                    progress,
                     prompt,
-                    cached_tokens: 0,
+                    receipt,
                 });
             }
             other => self.out_of_turn("accepted", other.name(), effects),
-        }
-    }
-
-    fn features_missing(&mut self, error: RequestError, effects: &mut Vec<Effect>) {
-        match self.take() {
-            Self::Rendered {
-                answers, attempt, ..
-            }
-            | Self::Running(Running {
-                answers, attempt, ..
-            }) if answers.num_tokens() == 0 && !attempt.pictures_put_again => {
-                let attempt = Attempt {
-                    pictures_put_again: true,
-                    ..attempt
-                };
-                *self = Self::Admitted { answers, attempt };
-                effects.push(Effect::Render);
-            }
-            _ => self.fail(error, effects),
         }
     }
 
@@ -182,15 +255,58 @@ impl Lifecycle {
             self.out_of_turn("generation", state, effects);
             return;
         };
-        if let Err(fault) = running.take_in(event, model, effects) {
-            self.fail(RequestError::Internal(fault), effects);
-            return;
+        match running.take_in(event, model, effects) {
+            Err(fault) => self.fail(RequestError::Internal(fault), effects),
+            Ok(()) => self.finish_if_complete(effects),
         }
-        if let Some(end) = running.answers.end() {
+    }
+
+    /// The request goes elsewhere, unless it was complete but for the last word, or was moved too often.
+    fn lost(&mut self, loss: Loss, effects: &mut Vec<Effect>) {
+        if let Self::Running(running) = self {
+            if let Err(fault) = running.end_what_is_complete(effects) {
+                self.fail(RequestError::Internal(fault), effects);
+                return;
+            }
+            self.finish_if_complete(effects);
+            if self.is_final() {
+                return;
+            }
+        }
+        let (mut progress, prompt) = match self.take() {
+            Self::Running(running) => (running.progress, running.prompt),
+            // A group may say so before it takes the request on.
+            Self::Rendered(progress, prompt) | Self::Moving(progress, prompt)
+                if loss.cause == LossCause::Features =>
+            {
+                (progress, prompt)
+            }
+            other => return self.out_of_turn("lost", other.name(), effects),
+        };
+        if progress.num_moves >= progress.rule.max_moves {
+            let error = progress.give_up(loss);
+            return self.fail(error, effects);
+        }
+        progress.num_moves += 1;
+        progress.journal.give_up();
+        effects.push(Effect::Leave(loss.cause));
+        effects.push(match loss.cause {
+            LossCause::Features => Effect::PutPictures(prompt.clone()),
+            _ => Effect::Generate(progress.attempt(&prompt)),
+        });
+        *self = Self::Moving(progress, prompt);
+    }
+
+    fn finish_if_complete(&mut self, effects: &mut Vec<Effect>) {
+        let Self::Running(running) = self else {
+            return;
+        };
+        if let Some(end) = running.progress.answers.end() {
             let reason = end.reason;
             effects.push(Effect::Emit(ChatEvent::Finished {
                 end: end.clone(),
                 usage: running.usage(),
+                receipt: running.receipt.clone(),
             }));
             *self = Self::Finished { reason };
         }
@@ -215,6 +331,34 @@ impl Lifecycle {
     }
 }
 
+impl Progress {
+    /// What a group is asked for next.
+    fn attempt(&self, prompt: &ReadyPrompt) -> Attempt {
+        Attempt {
+            prompt: prompt.clone(),
+            resumed: self.journal.resumed(),
+            is_move: self.num_moves > 0,
+            skip_prompt_logprobs: self.told_logprobs >= prompt.size.prompt_tokens,
+        }
+    }
+
+    fn give_up(&self, loss: Loss) -> RequestError {
+        let retry_after = self.rule.retry_after;
+        let message = loss.message;
+        match loss.cause {
+            LossCause::Features => RequestError::VisionUnavailable {
+                message,
+                retry_after,
+            },
+            _ => RequestError::RecoveryFailed {
+                num_moves: self.num_moves,
+                message,
+                retry_after,
+            },
+        }
+    }
+}
+
 impl Running {
     fn take_in(
         &mut self,
@@ -223,29 +367,76 @@ impl Running {
         effects: &mut Vec<Effect>,
     ) -> Result<(), String> {
         if let GenerationEvent::Started { cached_tokens } = event {
-            self.cached_tokens = cached_tokens;
+            self.receipt.cached_tokens = cached_tokens;
         }
-        if !std::mem::replace(&mut self.attempt.started, true) {
+        if self.progress.told_cached.is_none() {
+            let cached_tokens = self.receipt.cached_tokens;
+            self.progress.told_cached = Some(cached_tokens);
             effects.push(Effect::Emit(ChatEvent::Started {
                 model: model.to_owned(),
-                prompt: self.prompt,
-                cached_tokens: self.cached_tokens,
+                prompt: self.prompt.size,
+                cached_tokens,
+                receipt: self.receipt.clone(),
             }));
         }
         let mut tell = |event| effects.push(Effect::Emit(event));
+        let Progress {
+            answers, journal, ..
+        } = &mut self.progress;
         match event {
             GenerationEvent::Started { .. } => Ok(()),
             GenerationEvent::PromptLogprobs { first, tokens } => {
-                self.prompt_logprobs(first, tokens, tell)
+                self.progress.prompt_logprobs(first, tokens, tell)
             }
-            GenerationEvent::Tokens(batch) => self.answers.tokens(batch, tell),
+            GenerationEvent::Tokens(batch) => {
+                let branch = batch.branch;
+                journal.take(journal.attempt(), &batch)?;
+                answers.tokens(batch, tell)?;
+                if answers.has_ended(branch) {
+                    journal.end(branch);
+                }
+                Ok(())
+            }
             GenerationEvent::Ended { branch, reason } => {
-                self.answers.ended(branch, reason, &mut tell)
+                journal.end(branch);
+                answers.ended(branch, reason, &mut tell)
             }
-            GenerationEvent::Beams(beams) => self.answers.beams(beams, tell),
+            GenerationEvent::Beams(beams) => answers.beams(beams, tell),
         }
     }
 
+    /// Ends answers whose last token came and whose end did not.
+    fn end_what_is_complete(&mut self, effects: &mut Vec<Effect>) -> Result<(), String> {
+        let mut tell = |event| effects.push(Effect::Emit(event));
+        let Progress {
+            answers, journal, ..
+        } = &mut self.progress;
+        let max_new_tokens = self.prompt.max_new_tokens as usize;
+        let complete: Vec<_> = journal
+            .open()
+            .filter_map(|(branch, last, num_tokens)| match last {
+                Some(last) if answers.is_stop(last) => Some((branch, EndReason::Stop)),
+                _ if num_tokens >= max_new_tokens => Some((branch, EndReason::Length)),
+                _ => None,
+            })
+            .collect();
+        for (branch, reason) in complete {
+            journal.end(branch);
+            answers.ended(branch, reason, &mut tell)?;
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            prompt: self.prompt.size,
+            cached_tokens: self.progress.told_cached.unwrap_or(0),
+            completion_tokens: self.progress.answers.num_tokens(),
+        }
+    }
+}
+
+impl Progress {
     /// Tells those that were not told in an earlier attempt.
     fn prompt_logprobs(
         &mut self,
@@ -253,7 +444,7 @@ impl Running {
         mut tokens: Vec<TokenInfo>,
         mut tell: impl FnMut(ChatEvent),
     ) -> Result<(), String> {
-        let told = self.attempt.prompt_logprobs;
+        let told = self.told_logprobs;
         if first > told {
             return Err(format!(
                 "the leader sent log-probabilities of prompt token {first}, wanted token {told}"
@@ -269,16 +460,8 @@ impl Running {
             first += num_told;
             tokens = rest;
         }
-        self.attempt.prompt_logprobs = first;
+        self.told_logprobs = first;
         Ok(())
-    }
-
-    fn usage(&self) -> Usage {
-        Usage {
-            prompt: self.prompt,
-            cached_tokens: self.cached_tokens,
-            completion_tokens: self.answers.num_tokens(),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod answers;
 pub(crate) mod detokenise;
 pub(crate) mod dispatcher;
 pub(crate) mod event_stream;
+mod journal;
 pub(crate) mod lifecycle;
 pub(crate) mod pictures;
 pub(crate) mod render;
@@ -13,6 +14,7 @@ pub(crate) mod stop_strings;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use inkstone_cluster::{Epoch, GroupId};
 use inkstone_interface::chat_template::{BosRule, Role};
 use tokio::time::Instant;
 
@@ -136,6 +138,7 @@ pub(crate) enum ChatEvent {
         prompt: PromptSize,
         /// Positions of the prompt that were found in the cache.
         cached_tokens: u32,
+        receipt: Receipt,
     },
     /// Log-probabilities of the prompt, from this position on.
     PromptLogprobs { first: u32, tokens: Vec<TokenInfo> },
@@ -149,8 +152,25 @@ pub(crate) enum ChatEvent {
         /// What it was chosen by.
         score: Option<f32>,
     },
-    /// The end of all; the end told is that of answer 0.
-    Finished { end: AnswerEnd, usage: Usage },
+    /// The end of all; the end told is that of answer 0, the receipt that of the group that ran it last.
+    Finished {
+        end: AnswerEnd,
+        usage: Usage,
+        receipt: Receipt,
+    },
+}
+
+/// Where a request went, and what was expected of the choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Receipt {
+    pub(crate) group: GroupId,
+    pub(crate) epoch: Epoch,
+    /// Positions of the prompt that the group was expected to have in its cache.
+    pub(crate) predicted_cached_tokens: u32,
+    /// Positions that it had.
+    pub(crate) cached_tokens: u32,
+    /// How often the request was moved because what ran it was lost.
+    pub(crate) num_moves: u32,
 }
 
 /// More of an answer.

@@ -1,17 +1,23 @@
-//! Brings the pictures of a request to vision workers, all at once.
+//! Brings the pictures of a request to vision workers, all at once; and keeps them while the request runs, as far as there is room, so that they can be
+//! brought there again.
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use crate::{
-    cluster_view::ClusterView,
+    cluster_view::{ClusterView, Patience},
     error::{FieldViolation, RequestError},
     model::ServedModel,
     request::{Message, MessagePart},
+    telemetry,
     worker_client::{PictureUpload, PlacedPicture, WorkerError},
 };
-use std::time::Duration;
 
 /// A picture of a request.
 #[derive(Debug, Clone)]
@@ -29,12 +35,81 @@ pub(crate) struct PutOptions {
     /// Tile budget of each; 0 where the model has no tiles.
     pub(crate) hd_num: u32,
     pub(crate) deadline: Option<Instant>,
+    /// How long to look for a worker.
+    pub(crate) patience: Patience,
     /// What the client is told where no worker answers.
     pub(crate) retry_after: Duration,
 }
 
+/// The room that a coordinator has for pictures of requests whose answers began.
+pub(crate) struct PictureRoom(Arc<Semaphore>);
+
+impl PictureRoom {
+    /// Room is counted in pieces of 1 KiB, so that a counter of 32 bits is enough.
+    const PIECE_BYTES: usize = 1024;
+
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        let num_pieces = (max_bytes / Self::PIECE_BYTES).min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(num_pieces)))
+    }
+
+    fn take(&self, num_bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let num_pieces = u32::try_from(num_bytes.div_ceil(Self::PIECE_BYTES)).ok()?;
+        self.0.clone().try_acquire_many_owned(num_pieces).ok()
+    }
+}
+
+/// The pictures of a running request.
+#[derive(Default)]
+pub(crate) enum KeptPictures {
+    /// There are none.
+    #[default]
+    None,
+    /// The answer did not begin yet: they are the caller's, whose request they came with.
+    Whole(Arc<[Picture]>),
+    /// They take room until the end.
+    Kept(Arc<[Picture]>, OwnedSemaphorePermit),
+    /// There was no room. The request can still move wherever its pictures are found.
+    LetGo,
+}
+
+impl KeptPictures {
+    pub(crate) fn of(pictures: Arc<[Picture]>) -> Self {
+        match pictures.is_empty() {
+            true => Self::None,
+            false => Self::Whole(pictures),
+        }
+    }
+
+    /// The answer began: keeps them if there is room, and lets them go if there is none.
+    pub(crate) fn keep(&mut self, room: &PictureRoom) {
+        *self = match std::mem::take(self) {
+            Self::Whole(pictures) => {
+                let num_bytes = pictures.iter().map(|picture| picture.data.len()).sum();
+                match room.take(num_bytes) {
+                    Some(taken) => Self::Kept(pictures, taken),
+                    None => {
+                        telemetry::count_pictures_let_go(pictures.len());
+                        Self::LetGo
+                    }
+                }
+            }
+            other => other,
+        };
+    }
+
+    /// The pictures, unless they were let go.
+    pub(crate) fn get(&self) -> Option<Arc<[Picture]>> {
+        match self {
+            Self::None => Some(Arc::default()),
+            Self::Whole(pictures) | Self::Kept(pictures, _) => Some(pictures.clone()),
+            Self::LetGo => None,
+        }
+    }
+}
+
 /// The pictures of a conversation in order. Hashes their bytes, so not for an async thread.
-pub(crate) fn collect(messages: &[Message]) -> Vec<Picture> {
+pub(crate) fn collect(messages: &[Message]) -> Arc<[Picture]> {
     let mut pictures = vec![];
     for (message_index, message) in messages.iter().enumerate() {
         for (part_index, part) in message.parts.iter().enumerate() {
@@ -47,7 +122,7 @@ pub(crate) fn collect(messages: &[Message]) -> Vec<Picture> {
             }
         }
     }
-    pictures
+    pictures.into()
 }
 
 /// Puts all pictures, in parallel, and gives where they are, in order. All that are refused are named.
@@ -63,7 +138,11 @@ pub(crate) async fn put_all(
             hd_num: options.hd_num,
             deadline: options.deadline,
         };
-        async move { cluster.put_picture(model, &picture.content, &upload).await }
+        let patience = options.patience;
+        async move {
+            let content = &picture.content;
+            cluster.put_picture(model, content, &upload, patience).await
+        }
     });
     let mut placed = vec![];
     let mut refused = vec![];
@@ -102,6 +181,8 @@ fn failure(path: &str, error: WorkerError, options: PutOptions) -> RequestError 
             RequestError::DeadlineExceeded
         }
         WorkerError::Unavailable(_)
+        | WorkerError::NotServing(_)
+        | WorkerError::Silent(_)
         | WorkerError::OtherModel { .. }
         | WorkerError::DeadlineExceeded => RequestError::VisionUnavailable {
             message: format!("{path}: {error}"),

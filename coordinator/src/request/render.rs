@@ -1,6 +1,8 @@
 //! From a conversation to the prompt that a language group runs: text to tokens first, then, once the vision workers
 //! said how many positions each picture takes, the whole with its length checked.
 
+use std::sync::Arc;
+
 use inkstone_interface::{
     chat_template::{
         ChatMessage, ChatTemplate, ContentPart, PICTURE_PLACEHOLDER, RenderError, RenderOptions,
@@ -19,7 +21,7 @@ use crate::{
 /// A prompt that can be sent to a language group.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ReadyPrompt {
-    pub(crate) pieces: Vec<PromptPiece>,
+    pub(crate) pieces: Arc<[PromptPiece]>,
     pub(crate) size: PromptSize,
     /// What was asked for, as far as the context has room.
     pub(crate) max_new_tokens: u32,
@@ -98,6 +100,28 @@ pub(crate) fn assemble(
         },
         max_new_tokens: max_tokens.min(to_u32(room)),
     })
+}
+
+impl ReadyPrompt {
+    /// The same prompt with its pictures in other places; they are the same pictures, in order.
+    pub(crate) fn with_pictures(&self, pictures: &[PlacedPicture]) -> Result<Self, RequestError> {
+        let mut pictures = pictures.iter();
+        let pieces = self.pieces.iter().map(|piece| match piece {
+            PromptPiece::Tokens(_) => Ok(piece.clone()),
+            PromptPiece::Picture(before) => match pictures.next() {
+                Some(now) if now.digest == before.digest && now.num_tokens == before.num_tokens => {
+                    Ok(PromptPiece::Picture(now.clone()))
+                }
+                _ => Err(RequestError::Internal(
+                    "a picture that was put again is another one than before".into(),
+                )),
+            },
+        });
+        Ok(Self {
+            pieces: pieces.collect::<Result<_, _>>()?,
+            ..self.clone()
+        })
+    }
 }
 
 /// Positions of a prompt that fits; the limit itself comes off the wire as 32 bits.

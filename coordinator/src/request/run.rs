@@ -14,14 +14,16 @@ use super::{
     detokenise::Answer,
     dispatcher::Dispatcher,
     event_stream::{EventStream, FailureContext, Steering, Task, event_stream},
-    lifecycle::Event,
-    pictures::{self, PutOptions},
+    lifecycle::{Attempt, Event},
+    pictures::{self, KeptPictures, Picture, PutOptions},
     render::{self, ReadyPrompt},
 };
 use crate::{
+    admission::Place,
+    cluster_view::{Patience, Placed},
     error::RequestError,
     model::ServedModel,
-    worker_client::{Generation, GenerationStream, WorkerError},
+    worker_client::{Generation, WorkerError},
 };
 
 /// One request and what it needs.
@@ -35,19 +37,24 @@ struct Asked {
     dispatcher: Arc<Dispatcher>,
     model: Arc<ServedModel>,
     request: ChatRequest,
+    place: Arc<Place>,
+    /// The request's pictures, once it is rendered.
+    pictures: KeptPictures,
 }
 
 /// What is going on for the request elsewhere, that its task waits for.
 enum Work {
     Nothing,
-    Rendering(BoxFuture<'static, Result<ReadyPrompt, RequestError>>),
-    Opening(BoxFuture<'static, Result<GenerationStream, WorkerError>>),
+    Rendering(BoxFuture<'static, Result<(ReadyPrompt, Arc<[Picture]>), RequestError>>),
+    PuttingAgain(BoxFuture<'static, Result<ReadyPrompt, RequestError>>),
+    Opening(BoxFuture<'static, Result<Placed, WorkerError>>),
 }
 
 /// What came of it.
 enum Done {
-    Rendered(Result<ReadyPrompt, RequestError>),
-    Opened(Result<GenerationStream, WorkerError>),
+    Rendered(Result<(ReadyPrompt, Arc<[Picture]>), RequestError>),
+    PutAgain(Result<ReadyPrompt, RequestError>),
+    Opened(Result<Placed, WorkerError>),
 }
 
 impl Run {
@@ -56,18 +63,22 @@ impl Run {
         dispatcher: Arc<Dispatcher>,
         model: Arc<ServedModel>,
         request: ChatRequest,
+        place: Arc<Place>,
     ) -> (Self, EventStream) {
         let failures = FailureContext {
             retry_after: dispatcher.timeouts.retry_after,
             unchecked_field: request.unchecked_field(),
         };
+        let max_moves = dispatcher.limits.max_moves;
         let asked = Asked {
             dispatcher,
             model,
             request,
+            place,
+            pictures: KeptPictures::None,
         };
         let name = asked.model.description.name.clone();
-        let (steering, events) = event_stream(name, asked.answers(), failures);
+        let (steering, events) = event_stream(name, asked.answers(), failures, max_moves);
         (Self { asked, steering }, events)
     }
 
@@ -86,17 +97,8 @@ impl Run {
         tokio::pin!(ending);
         let mut work = Work::Nothing;
         while !steering.is_over() {
-            match steering.take_work() {
-                Some(Task::Render) => work = Work::Rendering(asked.render().boxed()),
-                Some(Task::Generate(prompt)) => {
-                    let PromptSize {
-                        prompt_tokens,
-                        picture_tokens,
-                    } = prompt.size;
-                    tracing::info!(prompt_tokens, picture_tokens, "prompt rendered");
-                    work = Work::Opening(asked.generate(prompt).boxed());
-                }
-                None => {}
+            if let Some(task) = steering.take_work() {
+                work = asked.begin(task, steering.lost_since());
             }
             tokio::select! {
                 // What ends the request goes before its progress.
@@ -104,17 +106,27 @@ impl Run {
                 event = &mut ending => steering.apply(event),
                 () = steering.turn() => {
                     if steering.has_tokens() {
-                        // From the first token on the pictures are not needed again.
-                        asked.request.messages = Arc::default();
+                        asked.pictures.keep(&dispatcher.picture_room);
                     }
                 }
                 done = work.next() => {
                     work = Work::Nothing;
                     match done {
-                        Done::Rendered(prompt) => {
-                            steering.apply(prompt.map_or_else(Event::Failed, Event::Rendered));
+                        Done::Rendered(Ok((prompt, pictures))) => {
+                            asked.place.rendered(prompt.size);
+                            asked.pictures = KeptPictures::of(pictures);
+                            // All that is needed of them is in the prompt now.
+                            asked.request.messages = Arc::default();
+                            steering.apply(Event::Rendered(prompt));
                         }
-                        Done::Opened(Ok(generation)) => steering.run(generation),
+                        Done::PutAgain(Ok(prompt)) => steering.apply(Event::Rendered(prompt)),
+                        Done::Rendered(Err(error)) | Done::PutAgain(Err(error)) => {
+                            steering.apply(Event::Failed(error));
+                        }
+                        Done::Opened(Ok(placed)) => {
+                            tracing::info!(group = %placed.group, epoch = %placed.epoch, "request taken on");
+                            steering.run(placed);
+                        }
                         Done::Opened(Err(error)) => steering.refuse(error),
                     }
                 }
@@ -162,40 +174,98 @@ impl Asked {
         }
     }
 
+    /// Begins what is to be done. `lost` is since when the request has been without a group, if it was running.
+    fn begin(&self, task: Task, lost: Option<Instant>) -> Work {
+        let patience = self.patience(lost);
+        match task {
+            Task::Render => Work::Rendering(self.render(patience).boxed()),
+            Task::PutPictures(prompt) => {
+                Work::PuttingAgain(self.put_again(prompt, patience).boxed())
+            }
+            Task::Generate(attempt) => {
+                let PromptSize {
+                    prompt_tokens,
+                    picture_tokens,
+                } = attempt.prompt.size;
+                if attempt.is_move {
+                    let num_resumed: usize =
+                        attempt.resumed.iter().map(|answer| answer.ids.len()).sum();
+                    tracing::warn!(
+                        prompt_tokens,
+                        num_resumed,
+                        "what ran the request is lost, it goes elsewhere"
+                    );
+                } else {
+                    tracing::info!(prompt_tokens, picture_tokens, "prompt rendered");
+                }
+                Work::Opening(self.generate(attempt, patience).boxed())
+            }
+        }
+    }
+
+    fn patience(&self, lost: Option<Instant>) -> Patience {
+        let timeouts = &self.dispatcher.timeouts;
+        match lost {
+            Some(lost) => Patience::of_moved(lost + timeouts.recovery),
+            None => Patience::of_new(Instant::now() + timeouts.first_group),
+        }
+    }
+
     /// Tokenises, puts the pictures and joins the two.
-    fn render(&self) -> impl Future<Output = Result<ReadyPrompt, RequestError>> + 'static {
+    fn render(
+        &self,
+        patience: Patience,
+    ) -> impl Future<Output = Result<(ReadyPrompt, Arc<[Picture]>), RequestError>> + 'static {
         let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
         let request = self.request.clone();
         async move {
             let (thread_model, thread_request) = (model.clone(), request.clone());
             let tokenised = tokio::task::spawn_blocking(move || {
                 let parts = render::tokenise(&thread_model, &thread_request)?;
-                Ok((parts, pictures::collect(&thread_request.messages)))
+                let pictures = pictures::collect(&thread_request.messages);
+                Ok::<_, RequestError>((parts, pictures))
             });
             let (parts, pictures) = tokenised
                 .await
                 .map_err(|error| RequestError::Internal(format!("rendering: {error}")))??;
-            let geometry = &model.description.picture;
-            let options = PutOptions {
-                hd_num: match geometry.hd {
-                    Some(_) => geometry.hd_num(request.layout.hd_num, pictures.len()),
-                    None => 0,
-                },
-                deadline: request.deadline,
-                retry_after: dispatcher.timeouts.retry_after,
-            };
+            let options = put_options(&dispatcher, &model, &request, pictures.len(), patience);
             let placed = pictures::put_all(&dispatcher.cluster, &model, &pictures, options).await?;
-            render::assemble(&model, parts, &placed, request.stop.max_tokens)
+            let prompt = render::assemble(&model, parts, &placed, request.stop.max_tokens)?;
+            Ok((prompt, pictures))
+        }
+    }
+
+    /// Puts the pictures of a prompt again.
+    fn put_again(
+        &self,
+        prompt: ReadyPrompt,
+        patience: Patience,
+    ) -> impl Future<Output = Result<ReadyPrompt, RequestError>> + 'static {
+        let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
+        let request = self.request.clone();
+        let pictures = self.pictures.get();
+        async move {
+            let retry_after = dispatcher.timeouts.retry_after;
+            let pictures = pictures.ok_or_else(|| RequestError::VisionUnavailable {
+                message: "the pictures of the prompt were lost, and there was no room to keep them"
+                    .into(),
+                retry_after,
+            })?;
+            let options = put_options(&dispatcher, &model, &request, pictures.len(), patience);
+            let placed = pictures::put_all(&dispatcher.cluster, &model, &pictures, options).await?;
+            prompt.with_pictures(&placed)
         }
     }
 
     /// Asks a language group to run the prompt.
     fn generate(
         &self,
-        prompt: ReadyPrompt,
-    ) -> impl Future<Output = Result<GenerationStream, WorkerError>> + 'static {
+        attempt: Attempt,
+        patience: Patience,
+    ) -> impl Future<Output = Result<Placed, WorkerError>> + 'static {
         let (dispatcher, model) = (self.dispatcher.clone(), self.model.clone());
         let request = &self.request;
+        let prompt = attempt.prompt;
         let mut sampling = request.sampling.clone();
         sampling.min_new_tokens = request.stop.min_tokens.min(prompt.max_new_tokens);
         let generation = Generation {
@@ -208,9 +278,34 @@ impl Asked {
             stop_token_ids: self.stop_token_ids().to_vec(),
             priority: request.priority,
             cache_salt: request.tenant.clone(),
-            prompt_logprobs: request.prompt_logprobs,
+            prompt_logprobs: request.prompt_logprobs && !attempt.skip_prompt_logprobs,
+            resumed: attempt.resumed,
+            first_in_line: attempt.is_move,
+            place: Arc::downgrade(&self.place),
         };
-        async move { dispatcher.cluster.generate(&model, &generation).await }
+        async move {
+            let cluster = &dispatcher.cluster;
+            cluster.generate(&model, &generation, patience).await
+        }
+    }
+}
+
+fn put_options(
+    dispatcher: &Dispatcher,
+    model: &ServedModel,
+    request: &ChatRequest,
+    num_pictures: usize,
+    patience: Patience,
+) -> PutOptions {
+    let geometry = &model.description.picture;
+    PutOptions {
+        hd_num: match geometry.hd {
+            Some(_) => geometry.hd_num(request.layout.hd_num, num_pictures),
+            None => 0,
+        },
+        deadline: request.deadline,
+        patience,
+        retry_after: dispatcher.timeouts.retry_after,
     }
 }
 
@@ -220,6 +315,7 @@ impl Work {
         match self {
             Self::Nothing => std::future::pending().await,
             Self::Rendering(rendered) => Done::Rendered(rendered.await),
+            Self::PuttingAgain(put) => Done::PutAgain(put.await),
             Self::Opening(opened) => Done::Opened(opened.await),
         }
     }

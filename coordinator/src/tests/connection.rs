@@ -19,7 +19,7 @@ use crate::{
     config::Timeouts,
     worker_client::{
         Beam, BeamAnswer, Constraint, Decoding, EndReason, Generation, GenerationEvent,
-        GenerationStream, GrpcConnector, LanguageClient, Priority, PromptPiece, Sampling,
+        GenerationStream, GrpcConnector, LanguageClient, Priority, PromptPiece, Resumed, Sampling,
         TokenInfo, WorkerError,
     },
 };
@@ -51,9 +51,10 @@ impl Call {
             worker_wire::RequestEvent { handle, event }
         });
         let events = events.collect();
-        let said = self
-            .answers
-            .send(Ok(worker_wire::ConnectResponse { events }));
+        let said = self.answers.send(Ok(worker_wire::ConnectResponse {
+            events,
+            ..Default::default()
+        }));
         let said = timeout(PATIENCE, said).await.expect("room in time");
         said.expect("the call goes on");
     }
@@ -94,7 +95,11 @@ async fn leader(
     let address = listener.local_addr().unwrap();
     let server = Server::builder().add_service(LanguageServiceServer::new(Leader(sender)));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    let mut timeouts = Timeouts::default();
+    let mut timeouts = Timeouts {
+        // These leaders say nothing by themselves.
+        silence: PATIENCE,
+        ..Timeouts::default()
+    };
     change(&mut timeouts);
     let connector = GrpcConnector::new(timeouts);
     (
@@ -112,7 +117,7 @@ fn generation(decoding: Decoding) -> Generation {
     Generation {
         request_id: "mine".into(),
         epoch: Epoch(3),
-        prompt: vec![PromptPiece::Tokens(vec![1, 2])],
+        prompt: [PromptPiece::Tokens(vec![1, 2])].into(),
         sampling: Sampling {
             temperature: 0.5,
             top_k: 4,
@@ -133,6 +138,9 @@ fn generation(decoding: Decoding) -> Generation {
         priority: Priority::Batch,
         cache_salt: Bytes::from_static(b"tenant"),
         prompt_logprobs: true,
+        place: std::sync::Weak::new(),
+        resumed: vec![],
+        first_in_line: false,
     }
 }
 
@@ -213,7 +221,16 @@ async fn everything_asked_for_reaches_the_leader() {
         length_penalty: 0.5,
         early_stopping: true,
     };
-    let starting = start(&client, Decoding::Beam(beam));
+    let asked = Generation {
+        resumed: vec![Resumed {
+            branch: 1,
+            ids: vec![7, 8],
+            ended: true,
+        }],
+        first_in_line: true,
+        ..generation(Decoding::Beam(beam))
+    };
+    let starting = tokio::spawn(async move { client.generate(asked).await });
     let mut call = next_call(&mut calls).await;
     let submit = call.submitted().await;
     let tokens = worker_wire::TokenSpan { ids: vec![1, 2] };
@@ -259,6 +276,12 @@ async fn everything_asked_for_reaches_the_leader() {
         priority: worker_wire::Priority::Batch.into(),
         cache_salt: Bytes::from_static(b"tenant"),
         prompt_logprobs: true,
+        resumed: vec![worker_wire::ResumedAnswer {
+            branch: 1,
+            ids: vec![7, 8],
+            ended: true,
+        }],
+        first_in_line: true,
     };
     assert_eq!(submit.request, Some(wanted));
     starting.abort();
@@ -425,7 +448,7 @@ async fn a_refusal_is_of_one_request_alone() {
             },
         ),
         (Reason::FeaturesMissing, WorkerError::FeaturesMissing),
-        (Reason::NotServing, WorkerError::Unavailable(message())),
+        (Reason::NotServing, WorkerError::NotServing(message())),
         (Reason::Epoch, WorkerError::EpochMismatch(message())),
         (Reason::Internal, WorkerError::Faulty(message())),
         (Reason::Unspecified, WorkerError::Faulty(message())),
@@ -550,4 +573,80 @@ async fn without_a_leader_all_who_wait_are_told() {
         let is_unavailable = matches!(error, Some(WorkerError::Unavailable(_)));
         assert!(is_unavailable, "{error:?}");
     }
+}
+
+/// A leader's heartbeat.
+async fn beat(call: &Call) {
+    let beat = worker_wire::ConnectResponse {
+        load: Some(worker_wire::LoadReport {
+            running: 3,
+            rows_per_second: 500.0,
+            ..Default::default()
+        }),
+        cache: Some(worker_wire::CacheEvents {
+            reset: true,
+            added: vec![1],
+            removed: vec![],
+        }),
+        ..Default::default()
+    };
+    call.answers.send(Ok(beat)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_call_is_made_before_the_first_request_and_load_is_heard_on_it() {
+    let (mut calls, client) = leader(|_| {}).await;
+    let call = next_call(&mut calls).await;
+    assert_eq!(client.pulse().last_report(), None);
+    beat(&call).await;
+    eventually("the load is heard", || {
+        client.pulse().last_report().is_some()
+    })
+    .await;
+    let (report, _) = client.pulse().last_report().unwrap();
+    assert_eq!((report.running, report.rows_per_second), (3, 500.0));
+    // It is made again by itself.
+    drop(call);
+    let call = next_call(&mut calls).await;
+    beat(&call).await;
+}
+
+#[tokio::test]
+async fn a_leader_with_requests_that_falls_silent_is_lost_and_one_without_is_not() {
+    let silence = Duration::from_millis(800);
+    let (mut calls, client) = leader(|timeouts| timeouts.silence = silence).await;
+    let mut call = next_call(&mut calls).await;
+    // Nothing is asked of it.
+    tokio::time::sleep(silence * 2).await;
+    let (handle, stream) = running(&client, &mut call).await;
+    call.say([(handle, tokens(0, vec![1]))]).await;
+    for _ in 0..8 {
+        tokio::time::sleep(silence / 4).await;
+        beat(&call).await;
+    }
+    let begin = std::time::Instant::now();
+    let waiting = start(&client, ONE);
+    let (ids, end) = read(stream).await;
+    let elapsed = begin.elapsed();
+    assert_eq!(ids, [1]);
+    assert!(matches!(end, Err(WorkerError::Silent(_))), "{end:?}");
+    assert!(elapsed > silence / 2, "{elapsed:?}");
+    assert!(elapsed < silence * 3, "{elapsed:?}");
+    let error = waiting.await.unwrap().err();
+    assert!(matches!(error, Some(WorkerError::Silent(_))), "{error:?}");
+    assert!(client.pulse().outlook(None, 0).is_avoided);
+    // What the old call still says reaches nobody, and another one is made.
+    let late = call.answers.send(Ok(worker_wire::ConnectResponse {
+        events: vec![worker_wire::RequestEvent {
+            handle,
+            event: Some(tokens(1, vec![2])),
+        }],
+        ..Default::default()
+    }));
+    let _ = late.await;
+    let (mut call, handle, stream) = first(&client, &mut calls).await;
+    call.say([(handle, tokens(0, vec![9])), (handle, ended())])
+        .await;
+    assert_eq!(read(stream).await, (vec![9], Ok(())));
+    running(&client, &mut call).await;
 }

@@ -62,9 +62,8 @@ async fn the_deadline_ends_a_request_that_no_leader_takes_on() {
     use inkstone_proto::v1::chat_service_server::ChatService as _;
     let cluster = FakeCluster::new(1, 1);
     cluster.group().script(Script::NeverOpen);
-    let config = Config::for_members(cluster.members());
-    let membership = inkstone_cluster::Membership::fixed(config.members.clone()).unwrap();
-    let view = ClusterView::new(membership, Arc::new(cluster.clone()));
+    let config = config(&cluster);
+    let view = ClusterView::new(config.membership.clone(), Arc::new(cluster.clone()));
     let dispatcher = Arc::new(Dispatcher::new(view, config.limits, config.timeouts));
     let model = ServedModel::new(fake::language_description()).unwrap();
     dispatcher.open(Arc::new(model));
@@ -142,21 +141,6 @@ async fn a_leader_that_is_away_is_unavailable_and_the_client_told_when_to_retry(
     cluster.group().set_away(false);
     let answer = Answer::read(coordinator.chat(question("hi")).await.unwrap()).await;
     assert_eq!(answer.text(), "hello");
-}
-
-#[tokio::test]
-async fn a_leader_that_dies_in_the_middle_is_unavailable_after_what_was_said() {
-    let cluster = FakeCluster::new(1, 1);
-    let coordinator = Coordinator::over(&cluster).await;
-    let died = WorkerError::Unavailable("connection reset".into());
-    for last in [Some(Step::Fail(died)), None] {
-        let steps = [Some(Step::Text("hello")), last].into_iter().flatten();
-        cluster.group().play(steps.collect::<Vec<_>>());
-        let answer = Answer::read(coordinator.chat(question("hi")).await.unwrap()).await;
-        assert_eq!(answer.text(), "hello");
-        let status = answer.end.unwrap_err();
-        check_error(&status, Code::Unavailable, "LANGUAGE_UNAVAILABLE");
-    }
 }
 
 #[tokio::test]

@@ -3,8 +3,11 @@
 mod answers;
 mod connection;
 mod ending;
+mod members;
 mod pictures;
+mod recovery;
 mod refusals;
+mod routing;
 mod services;
 mod streaming;
 mod workers;
@@ -18,6 +21,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status, Streaming,
+    metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
@@ -30,6 +34,14 @@ use crate::{
 
 /// Longer than anything takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The defaults, but for the patience with a cluster in which nobody answers.
+fn config(cluster: &FakeCluster) -> Config {
+    let mut config = Config::for_members(cluster.members()).unwrap();
+    config.timeouts.first_group = Duration::from_millis(200);
+    config.timeouts.recovery = Duration::from_millis(500);
+    config
+}
 
 /// A running coordinator.
 struct Coordinator {
@@ -47,7 +59,7 @@ impl Coordinator {
 
     /// The same with other settings.
     async fn with(cluster: &FakeCluster, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::for_members(cluster.members());
+        let mut config = config(cluster);
         change(&mut config);
         let mut coordinator = Self::starting(config, Arc::new(cluster.clone())).await;
         coordinator.ready().await;
@@ -166,6 +178,8 @@ async fn next(
     let response = response.expect("an event in time")?;
     Ok(response.map(|response| {
         assert_eq!(response.seq, seq);
+        // The call has one id; it is told once.
+        assert_eq!(response.request_id.is_empty(), seq > 0);
         response.event.expect("every response has an event")
     }))
 }
@@ -178,6 +192,8 @@ struct Answer {
     deltas: Vec<wire::Delta>,
     ends: Vec<wire::AnswerFinished>,
     end: Result<wire::Finished, Status>,
+    /// What came after the last event.
+    trailers: MetadataMap,
 }
 
 impl Answer {
@@ -213,7 +229,14 @@ impl Answer {
             deltas,
             ends,
             end,
+            trailers: answer.trailers().await.ok().flatten().unwrap_or_default(),
         }
+    }
+
+    /// What the trailing metadata says.
+    fn trailer(&self, key: &str) -> &str {
+        let value = self.trailers.get(key);
+        value.expect("the trailer is there").to_str().unwrap()
     }
 
     /// Of the only answer.

@@ -14,10 +14,10 @@ fn with_pictures(pictures: &[&[u8]]) -> wire::ChatRequest {
 
 fn pictures_asked_for(cluster: &FakeCluster, request: usize) -> Vec<PlacedPicture> {
     let asked = cluster.group().asked()[request].prompt.clone();
-    let pieces = asked.into_iter();
+    let pieces = asked.iter();
     pieces
         .filter_map(|piece| match piece {
-            PromptPiece::Picture(picture) => Some(picture),
+            PromptPiece::Picture(picture) => Some(picture.clone()),
             PromptPiece::Tokens(_) => None,
         })
         .collect()
@@ -120,15 +120,16 @@ async fn without_a_vision_worker_pictures_are_unavailable_and_text_is_not() {
 }
 
 #[tokio::test]
-async fn evicted_features_are_put_again_once() {
+async fn evicted_features_are_put_again_only_so_often() {
     let cluster = FakeCluster::new(1, 1);
-    let coordinator = Coordinator::over(&cluster).await;
+    let change = |config: &mut Config| config.limits.max_moves = 2;
+    let coordinator = Coordinator::with(&cluster, change).await;
     let worker = &cluster.vision_workers[0];
     worker.evict_at_once();
     let status = coordinator.refusal(with_pictures(&[b"one"])).await;
     check_error(&status, Code::Unavailable, "VISION_UNAVAILABLE");
-    assert_eq!(worker.uploads().len(), 2);
-    assert_eq!(cluster.group().asked().len(), 2);
+    assert_eq!(worker.uploads().len(), 3);
+    assert_eq!(cluster.group().asked().len(), 3);
 }
 
 #[tokio::test]

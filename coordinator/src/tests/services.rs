@@ -62,7 +62,7 @@ async fn markers_are_their_own_ids_only_when_allowed() {
 async fn while_the_members_are_away_the_server_answers_and_says_that_it_starts() {
     let cluster = FakeCluster::new(1, 1);
     cluster.group().set_away(true);
-    let config = Config::for_members(cluster.members());
+    let config = config(&cluster);
     let mut coordinator = Coordinator::starting(config, Arc::new(cluster.clone())).await;
     for service in ["", "inkstone.v1.ChatService", "inkstone.v1.ModelService"] {
         assert_eq!(
@@ -111,7 +111,7 @@ async fn a_watch_on_health_sees_the_shutdown_and_does_not_hold_it_up() {
 async fn members_that_never_answer_end_the_start_with_the_reason() {
     let cluster = FakeCluster::new(1, 1);
     cluster.group().set_away(true);
-    let mut config = Config::for_members(cluster.members());
+    let mut config = config(&cluster);
     config.timeouts.start = Duration::from_millis(100);
     let coordinator = Coordinator::starting(config, Arc::new(cluster)).await;
     let error = format!("{:#}", coordinator.stopped().await.unwrap_err());
@@ -128,7 +128,7 @@ async fn vision_workers_of_another_model_end_the_start() {
     let mut other = fake::model_description();
     other.name = "other".into();
     cluster.vision_workers[0].set_model(other);
-    let config = Config::for_members(cluster.members());
+    let config = config(&cluster);
     let coordinator = Coordinator::starting(config, Arc::new(cluster)).await;
     let error = format!("{:#}", coordinator.stopped().await.unwrap_err());
     assert!(error.contains("wanted model `fake-vl`"), "{error}");
@@ -139,7 +139,7 @@ async fn vision_workers_of_another_model_end_the_start() {
 async fn shutdown_during_the_start_is_not_an_error() {
     let cluster = FakeCluster::new(1, 1);
     cluster.group().set_away(true);
-    let config = Config::for_members(cluster.members());
+    let config = config(&cluster);
     let coordinator = Coordinator::starting(config, Arc::new(cluster)).await;
     coordinator.stop().await.unwrap();
 }

@@ -1,35 +1,119 @@
 //! The one long call from this coordinator to a group's leader (`LanguageService.Connect`). Requests go out with a handle
 //! each; what happened to all of them in a step comes back in one message and is dealt out to their queues. Dealing never
-//! waits, so no request holds up another. When the call breaks, every request on it is told, and the next one
-//! makes a new connection.
+//! waits, so no request holds up another. When the call breaks, or the leader falls silent while it has requests, every request on it
+//! is told, and another call is made. There is one whether or not there are requests: the group's load and what is in its cache
+//! are heard on it.
 
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use futures::Stream;
 use inkstone_proto::worker::v1::{
     self as wire, language_service_client::LanguageServiceClient, request_event::Event,
 };
-use tokio::task::AbortHandle;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
+};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::{
-    Generation, GenerationStream, WorkerError,
+    Generation, GenerationStream, Pulse, WorkerError,
+    from_wire::{cache_from_wire, event_from_wire, load_from_wire, refusal_from_wire},
     generation_queue::{GenerationWriter, generation_queue},
-    grpc::{event_from_wire, generation_to_wire, refusal_from_wire},
+    to_wire::generation_to_wire,
 };
 
 /// Requests that wait to be sent at most; more means that the leader does not read.
 const MAX_UNSENT: usize = 4096;
+/// How often in the time after which it counts as lost a silent leader is looked at. Looks are counted, not time: when this process
+/// itself was held up, what came meanwhile is read before the next look.
+const LOOKS: u32 = 8;
+/// Between a call that broke and the next one, doubled while calls break before anything was heard.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection to a leader; the call is made by a task of its own, which ends with the last holder of the connection.
+/// A leader, and the call to it, made anew by a task when it breaks. The task ends with this.
+pub(super) struct Leader {
+    calls: Arc<Calls>,
+    keeping: AbortHandle,
+}
+
+struct Calls {
+    client: LanguageServiceClient<Channel>,
+    silence: Duration,
+    pulse: Arc<Pulse>,
+    current: Mutex<Option<Arc<Connection>>>,
+}
+
+impl Leader {
+    /// Begins to connect. A leader with requests that says nothing for `silence` counts as lost.
+    pub(super) fn new(client: LanguageServiceClient<Channel>, silence: Duration) -> Self {
+        let calls = Arc::new(Calls {
+            client,
+            silence,
+            pulse: Arc::default(),
+            current: Mutex::default(),
+        });
+        let keeping = tokio::spawn(keep(calls.clone())).abort_handle();
+        Self { calls, keeping }
+    }
+
+    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+        &self.calls.pulse
+    }
+
+    /// The call, made anew when there is none or the last one broke.
+    pub(super) fn connection(&self) -> Arc<Connection> {
+        self.calls.connection()
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.keeping.abort();
+    }
+}
+
+impl Calls {
+    fn connection(&self) -> Arc<Connection> {
+        let mut current = self.current.lock().expect("no panic while locked");
+        match &*current {
+            Some(connection) if !connection.is_broken() => connection.clone(),
+            _ => current.insert(Connection::open(self)).clone(),
+        }
+    }
+}
+
+/// Keeps a call open.
+async fn keep(calls: Arc<Calls>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let connection = calls.connection();
+        connection.ended.cancelled().await;
+        let was_heard = connection.shared.lock().was_heard;
+        drop(connection);
+        sleep(pause).await;
+        pause = if was_heard {
+            FIRST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+    }
+}
+
+/// A call to a leader; it is made by a task of its own, which ends with the last holder of the connection.
 pub(super) struct Connection {
     shared: Arc<Shared>,
     dealing: AbortHandle,
+    /// Cancelled once the call ended.
+    ended: CancellationToken,
 }
 
 struct Shared(Mutex<State>);
@@ -45,6 +129,10 @@ struct State {
     sender: Option<Waker>,
     /// Why the call ended.
     broken: Option<WorkerError>,
+    /// Whether anything came since the last look.
+    is_heard: bool,
+    /// Whether anything ever came.
+    was_heard: bool,
 }
 
 impl Shared {
@@ -55,14 +143,25 @@ impl Shared {
 
 impl Connection {
     /// Begins to connect.
-    pub(super) fn open(client: LanguageServiceClient<Channel>) -> Arc<Self> {
+    fn open(calls: &Calls) -> Arc<Self> {
         let shared = Arc::new(Shared(Mutex::default()));
-        let dealing = tokio::spawn(deal(client, shared.clone())).abort_handle();
-        Arc::new(Self { shared, dealing })
+        let ended = CancellationToken::new();
+        let call = Call {
+            shared: shared.clone(),
+            pulse: calls.pulse.clone(),
+            silence: calls.silence,
+            ended: ended.clone(),
+        };
+        let dealing = tokio::spawn(call.make(calls.client.clone())).abort_handle();
+        Arc::new(Self {
+            shared,
+            dealing,
+            ended,
+        })
     }
 
     /// Whether the call ended, so that no request can be sent any more.
-    pub(super) fn is_broken(&self) -> bool {
+    fn is_broken(&self) -> bool {
         self.shared.lock().broken.is_some()
     }
 
@@ -158,9 +257,10 @@ impl State {
         std::mem::take(&mut self.queues)
     }
 
-    /// Hands out what one message says.
-    fn deal(&mut self, response: wire::ConnectResponse) {
-        for event in response.events {
+    /// Hands out what one message says of requests. Whether the group said that it does not serve.
+    fn deal(&mut self, events: Vec<wire::RequestEvent>) -> bool {
+        let mut serves = true;
+        for event in events {
             // Of a request that was cancelled some events may still be on their way.
             let Some(queue) = self.queues.get(&event.handle) else {
                 continue;
@@ -171,7 +271,9 @@ impl State {
                     true
                 }
                 Some(Event::Refused(refused)) => {
-                    queue.fail(refusal_from_wire(refused));
+                    let why = refusal_from_wire(refused);
+                    serves &= !matches!(why, WorkerError::NotServing(_));
+                    queue.fail(why);
                     self.queues.remove(&event.handle);
                     continue;
                 }
@@ -196,6 +298,7 @@ impl State {
                 }
             }
         }
+        serves
     }
 }
 
@@ -218,31 +321,85 @@ impl Stream for Outgoing {
     }
 }
 
-/// Makes the call and deals out what comes, until it breaks.
-async fn deal(mut client: LanguageServiceClient<Channel>, shared: Arc<Shared>) {
-    let outgoing = Outgoing(shared.clone());
-    let error = match client.connect(outgoing).await {
-        Ok(answer) => {
-            let mut responses = answer.into_inner();
-            loop {
-                match responses.message().await {
-                    Ok(Some(response)) => shared.lock().deal(response),
-                    Ok(None) => {
-                        let message = "the leader ended the call".to_owned();
-                        break WorkerError::Unavailable(message);
-                    }
-                    Err(status) => break broken(status.into()),
+/// What the task of a call holds.
+struct Call {
+    shared: Arc<Shared>,
+    pulse: Arc<Pulse>,
+    silence: Duration,
+    ended: CancellationToken,
+}
+
+impl Call {
+    /// Makes the call and deals out what comes, until it breaks.
+    async fn make(self, client: LanguageServiceClient<Channel>) {
+        let error = tokio::select! {
+            biased;
+            error = self.listen(client) => error,
+            error = self.silent() => error,
+        };
+        let queues = self.shared.lock().close(error.clone());
+        if !queues.is_empty() {
+            tracing::warn!(num_requests = queues.len(), %error, "the call to a leader broke");
+        }
+        // Before its requests are told: they look for another group at once.
+        self.pulse.failed();
+        for queue in queues.into_values() {
+            queue.fail(error.clone());
+        }
+        self.ended.cancel();
+    }
+
+    async fn listen(&self, mut client: LanguageServiceClient<Channel>) -> WorkerError {
+        let outgoing = Outgoing(self.shared.clone());
+        let mut responses = match client.connect(outgoing).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return broken(status.into()),
+        };
+        loop {
+            match responses.message().await {
+                Ok(Some(response)) => self.hear(response),
+                Ok(None) => {
+                    return WorkerError::Unavailable("the leader ended the call".to_owned());
                 }
+                Err(status) => return broken(status.into()),
             }
         }
-        Err(status) => broken(status.into()),
-    };
-    let queues = shared.lock().close(error.clone());
-    if !queues.is_empty() {
-        tracing::warn!(num_requests = queues.len(), %error, "the call to a leader broke");
     }
-    for queue in queues.into_values() {
-        queue.fail(error.clone());
+
+    fn hear(&self, response: wire::ConnectResponse) {
+        if let Some(load) = &response.load {
+            self.pulse.load(load_from_wire(load));
+        }
+        if let Some(cache) = response.cache {
+            self.pulse.cache(&cache_from_wire(cache));
+        }
+        let mut state = self.shared.lock();
+        state.is_heard = true;
+        state.was_heard = true;
+        let serves = state.deal(response.events);
+        drop(state);
+        if !serves {
+            self.pulse.failed();
+        }
+    }
+
+    /// Returns when the leader said nothing for too long while it had requests.
+    async fn silent(&self) -> WorkerError {
+        let look = self.silence / LOOKS;
+        let mut looks = interval_at(Instant::now() + look, look);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut num_silent = 0;
+        while num_silent < LOOKS {
+            looks.tick().await;
+            let mut state = self.shared.lock();
+            let is_heard = std::mem::take(&mut state.is_heard);
+            num_silent = match is_heard || state.queues.is_empty() {
+                true => 0,
+                false => num_silent + 1,
+            };
+        }
+        let seconds = self.silence.as_secs_f32();
+        WorkerError::Silent(format!("the leader said nothing for {seconds} s"))
     }
 }
 

@@ -18,12 +18,12 @@ use inkstone_interface::{
     tokenizer::{Tokenizer, Trust, synthetic},
 };
 
-use tokio::task::AbortHandle;
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
-    Connector, EndReason, Generation, GenerationEvent, GenerationStream, LanguageClient,
-    LanguageDescription, PictureDigest, PictureUpload, PlacedPicture, PromptPiece, Sampling,
-    TokenBatch, VisionClient, WorkerError,
+    BeamAnswer, Connector, Decoding, EndReason, Generation, GenerationEvent, GenerationStream,
+    LanguageClient, LanguageDescription, PictureDigest, PictureUpload, PlacedPicture, PromptPiece,
+    Pulse, Sampling, TokenBatch, TokenInfo, VisionClient, WorkerError,
     generation_queue::{GenerationWriter, generation_queue},
 };
 
@@ -118,6 +118,96 @@ pub(crate) enum Script {
     NeverOpen,
     /// Does this, one after the other.
     Play(Vec<Step>),
+    /// Tells its tale from where the request was resumed, and is lost after so many events of it.
+    TellUntil(usize, WorkerError),
+}
+
+/// What a group would answer to every request: of a request that it goes on with it tells the rest.
+#[derive(Clone)]
+pub(crate) struct Tale {
+    /// The tokens of each answer, and how it ends.
+    pub(crate) answers: Vec<(Vec<u32>, EndReason)>,
+}
+
+impl Tale {
+    /// All answers are this text and the end of the turn.
+    pub(crate) fn of(texts: &[&str]) -> Self {
+        let answers = texts.iter().map(|text| {
+            let mut ids = encode(text);
+            ids.push(tokenizer().end_of_turn_id());
+            (ids, EndReason::Stop)
+        });
+        Self {
+            answers: answers.collect(),
+        }
+    }
+
+    /// A token at a time, the answers in turns; what the request has already is left out.
+    fn rest(&self, generation: &Generation) -> Vec<Step> {
+        let mut steps = vec![];
+        if generation.prompt_logprobs {
+            let num_tokens: usize = generation.prompt.iter().map(PromptPiece::num_tokens).sum();
+            let infos = (0..num_tokens as u32).map(fake_info);
+            steps.push(Step::Event(GenerationEvent::PromptLogprobs {
+                first: 0,
+                tokens: infos.collect(),
+            }));
+        }
+        let num_branches = generation.decoding.num_branches();
+        let longest = self.answers.iter().map(|(ids, _)| ids.len()).max();
+        for index in 0..=longest.unwrap_or(0) {
+            for branch in 0..num_branches {
+                let mut resumed = generation.resumed.iter();
+                let resumed = resumed.find(|resumed| resumed.branch == branch);
+                if resumed.is_some_and(|resumed| resumed.ended || resumed.ids.len() > index) {
+                    continue;
+                }
+                let (ids, reason) = &self.answers[branch as usize % self.answers.len()];
+                if let Some(resumed) = resumed {
+                    assert_eq!(
+                        resumed.ids,
+                        ids[..resumed.ids.len()],
+                        "what was drawn before"
+                    );
+                }
+                if index < ids.len() {
+                    let infos = generation
+                        .sampling
+                        .num_logprobs
+                        .map(|_| fake_info(ids[index]));
+                    steps.push(Step::Event(GenerationEvent::Tokens(TokenBatch {
+                        branch,
+                        first_index: index as u32,
+                        ids: vec![ids[index]],
+                        infos: infos.into_iter().collect(),
+                    })));
+                } else if index == ids.len() {
+                    steps.push(Step::EndOf(branch, *reason));
+                }
+            }
+        }
+        if let Decoding::Beam(beam) = generation.decoding {
+            let beams = self.answers.iter().take(beam.num_answers as usize);
+            let beams = beams.map(|(ids, reason)| BeamAnswer {
+                ids: ids.clone(),
+                score: -1.0,
+                reason: *reason,
+            });
+            steps = vec![
+                Step::Pause(Duration::from_millis(1)),
+                Step::Event(GenerationEvent::Beams(beams.collect())),
+            ];
+        }
+        steps
+    }
+}
+
+fn fake_info(token_id: u32) -> TokenInfo {
+    TokenInfo {
+        token_id,
+        logprob: Some(-f32::from((token_id % 13) as u16)),
+        top: vec![],
+    }
 }
 
 /// A step of a request. It is told that it started before its first step, unless that says so itself or fails.
@@ -151,6 +241,10 @@ pub(crate) struct FakeGroup {
     epoch: Mutex<Epoch>,
     away: AtomicBool,
     scripts: Mutex<VecDeque<Script>>,
+    tale: Mutex<Option<Tale>>,
+    pulse: Arc<Pulse>,
+    /// Counts how often what it runs was lost, and why the last time.
+    lost: watch::Sender<(usize, Option<WorkerError>)>,
     asked: Mutex<Vec<Generation>>,
     num_running: Arc<AtomicUsize>,
 }
@@ -167,14 +261,36 @@ impl FakeGroup {
             epoch: Mutex::new(Epoch(1)),
             away: AtomicBool::new(false),
             scripts: Mutex::default(),
+            tale: Mutex::default(),
+            pulse: Arc::default(),
+            lost: watch::channel((0, None)).0,
             asked: Mutex::default(),
             num_running: Arc::default(),
         }
     }
 
-    /// Appends to what it does with coming sequences. Without a script it says "hello" and ends its turn.
+    /// What it answers where no script says otherwise.
+    pub(crate) fn tell(&self, tale: Tale) {
+        *self.tale.lock().unwrap() = Some(tale);
+    }
+
+    /// Appends to what it does with coming sequences. Without a script, and without a tale, it says "hello" and ends its turn.
     pub(crate) fn script(&self, script: Script) {
         self.scripts.lock().unwrap().push_back(script);
+    }
+
+    /// Forgets the scripts that were not played yet.
+    pub(crate) fn clear_scripts(&self) {
+        self.scripts.lock().unwrap().clear();
+    }
+
+    /// All that it runs ends with this.
+    pub(crate) fn lose(&self, error: WorkerError) {
+        self.pulse.failed();
+        self.lost.send_modify(|(count, why)| {
+            *count += 1;
+            *why = Some(error);
+        });
     }
 
     /// Plays these steps for the next sequence that has no script yet.
@@ -254,29 +370,56 @@ impl LanguageClient for FakeGroup {
                 std::future::pending().await
             }
             Some(Script::Play(steps)) => steps,
-            None => vec![
-                Step::Text("hello"),
-                Step::Tokens(vec![stop]),
-                Step::End(EndReason::Stop),
-            ],
+            Some(Script::TellUntil(num_events, error)) => {
+                let tale = self.tale.lock().unwrap().clone().expect("there is a tale");
+                let mut steps = tale.rest(&generation);
+                steps.truncate(num_events);
+                steps.push(Step::Fail(error));
+                steps
+            }
+            None => match &*self.tale.lock().unwrap() {
+                Some(tale) => tale.rest(&generation),
+                None => vec![
+                    Step::Text("hello"),
+                    Step::Tokens(vec![stop]),
+                    Step::End(EndReason::Stop),
+                ],
+            },
         };
+        let resumed = generation.resumed.iter();
+        let counts = resumed.map(|answer| (answer.branch, answer.ids.len() as u32));
+        let counts = counts.collect();
         // Scripts may say more than was asked for.
         let (writer, mut stream) = generation_queue(&Generation {
             max_new_tokens: u32::MAX,
             ..generation
         });
         writer.accept();
-        let playing = tokio::spawn(play(steps, writer)).abort_handle();
+        let mut lost = self.lost.subscribe();
+        let playing = async move {
+            tokio::select! {
+                () = play(steps, counts, &writer) => {}
+                Ok(()) = lost.changed() => {
+                    let why = lost.borrow().1.clone();
+                    writer.fail(why.expect("it says why"));
+                }
+            }
+        };
+        let playing = tokio::spawn(playing).abort_handle();
         stream.keep(Playing {
             playing,
             _running: Running::count(&self.num_running),
         });
         Ok(stream)
     }
+
+    fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
 }
 
-/// Does one step after the other.
-async fn play(steps: Vec<Step>, writer: GenerationWriter) {
+/// Does one step after the other. So many tokens of each answer were told before.
+async fn play(steps: Vec<Step>, mut counts: HashMap<u32, u32>, writer: &GenerationWriter) {
     let tells_start = matches!(
         steps.first(),
         Some(Step::Event(GenerationEvent::Started { .. }) | Step::Fail(_))
@@ -284,7 +427,6 @@ async fn play(steps: Vec<Step>, writer: GenerationWriter) {
     if !tells_start {
         writer.push(GenerationEvent::Started { cached_tokens: 0 });
     }
-    let mut counts = HashMap::new();
     let mut tokens = |branch: u32, ids: Vec<u32>| {
         let count = counts.entry(branch).or_insert(0);
         let first_index = *count;
@@ -390,6 +532,11 @@ impl FakeVisionWorker {
         self.evict_all();
     }
 
+    /// It is there again, and holds nothing.
+    pub(crate) fn set_back(&self) {
+        self.away.store(false, Ordering::SeqCst);
+    }
+
     /// It encodes for another model from now on.
     pub(crate) fn set_model(&self, model: ModelDescription) {
         *self.model.lock().unwrap() = model;
@@ -477,6 +624,7 @@ pub(crate) fn language_description() -> LanguageDescription {
         added_tokens: BTreeMap::new(),
         epoch: Epoch(1),
         max_sequence_tokens: MAX_SEQUENCE_TOKENS,
+        cache_namespace: Bytes::from_static(b"fake"),
     }
 }
 

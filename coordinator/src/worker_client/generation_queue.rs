@@ -7,13 +7,14 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll, Waker},
 };
 
 use futures::Stream;
 
 use super::{Decoding, Generation, GenerationEvent, PromptPiece, TokenBatch, WorkerError};
+use crate::admission::Place;
 
 /// Events kept apart for a reader that lags. 64: seconds of text at reading speed.
 const KEPT_APART: usize = 64;
@@ -29,6 +30,7 @@ pub(crate) fn generation_queue(generation: &Generation) -> (GenerationWriter, Ge
         end: None,
         reader: None,
         room: Room::of(generation),
+        place: generation.place.clone(),
     })));
     let stream = GenerationStream {
         shared: shared.clone(),
@@ -58,9 +60,11 @@ struct State {
     /// Whom to wake; none while nobody waits.
     reader: Option<Waker>,
     room: Room,
+    /// What is charged for tokens as they are drawn, whether they are read or not.
+    place: Weak<Place>,
 }
 
-/// What the group may still say: the bound of the queue.
+/// What the group may still say: the bound of the queue. What an earlier run said is not said again.
 struct Room {
     /// Tokens of each branch.
     max_new_tokens: u32,
@@ -101,6 +105,9 @@ impl GenerationWriter {
             let message = format!("the leader broke the contract: {fault}");
             state.close(Err(WorkerError::Faulty(message)));
             return false;
+        }
+        if let Some(place) = state.place.upgrade() {
+            place.drawn(num_tokens(&event));
         }
         if let Some(event) = state.join(event) {
             state.waiting.push_back(event);
@@ -230,21 +237,35 @@ impl State {
     }
 }
 
+/// Tokens that an event brings.
+fn num_tokens(event: &GenerationEvent) -> usize {
+    match event {
+        GenerationEvent::Tokens(batch) => batch.ids.len(),
+        GenerationEvent::Beams(answers) => answers.iter().map(|answer| answer.ids.len()).sum(),
+        GenerationEvent::Started { .. }
+        | GenerationEvent::PromptLogprobs { .. }
+        | GenerationEvent::Ended { .. } => 0,
+    }
+}
+
 impl Room {
     fn of(generation: &Generation) -> Self {
-        let branches: Vec<_> = (0..generation.decoding.num_branches())
+        let mut branches: Vec<_> = (0..generation.decoding.num_branches())
             .map(|_| BranchRoom {
                 num_tokens: 0,
                 is_open: true,
             })
             .collect();
-        let positions = generation.prompt.iter().map(|piece| match piece {
-            PromptPiece::Tokens(ids) => ids.len(),
-            PromptPiece::Picture(picture) => picture.num_tokens as usize,
-        });
+        for resumed in &generation.resumed {
+            if let Some(branch) = branches.get_mut(resumed.branch as usize) {
+                branch.num_tokens = u32::try_from(resumed.ids.len()).unwrap_or(u32::MAX);
+                branch.is_open = !resumed.ended;
+            }
+        }
+        let positions = generation.prompt.iter().map(PromptPiece::num_tokens);
         Self {
             max_new_tokens: generation.max_new_tokens,
-            num_open: branches.len(),
+            num_open: branches.iter().filter(|branch| branch.is_open).count(),
             branches,
             beams: matches!(generation.decoding, Decoding::Beam(_)),
             prompt_positions: if generation.prompt_logprobs {

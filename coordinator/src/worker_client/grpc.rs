@@ -1,10 +1,6 @@
 //! The gRPC version of the worker clients. Wire types end here.
 
-use std::{
-    error::Error,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{Stream, stream};
@@ -19,10 +15,8 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use super::{
-    BeamAnswer, Connector, Constraint, Decoding, EndReason, Generation, GenerationEvent,
-    GenerationStream, LanguageClient, LanguageDescription, PictureDigest, PictureUpload,
-    PlacedPicture, Priority, PromptPiece, Sampling, TokenBatch, TokenInfo, VisionClient,
-    WorkerError, connection::Connection,
+    Connector, Generation, GenerationStream, LanguageClient, LanguageDescription, PictureDigest,
+    PictureUpload, PlacedPicture, Pulse, VisionClient, WorkerError, connection::Leader,
 };
 use crate::config::Timeouts;
 
@@ -65,8 +59,8 @@ impl Connector for GrpcConnector {
             wire::language_service_client::LanguageServiceClient::new(self.channel(leader))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Arc::new(GrpcLanguageClient {
+            leader: Leader::new(client.clone(), self.timeouts.silence),
             client,
-            connection: Mutex::default(),
             describe_timeout: self.timeouts.describe,
             accept_timeout: self.timeouts.accept,
         })
@@ -86,23 +80,10 @@ impl Connector for GrpcConnector {
 
 struct GrpcLanguageClient {
     client: wire::language_service_client::LanguageServiceClient<Channel>,
-    /// The call that all requests share; none before the first.
-    connection: Mutex<Option<Arc<Connection>>>,
+    /// The call that all requests share.
+    leader: Leader,
     describe_timeout: Duration,
     accept_timeout: Duration,
-}
-
-impl GrpcLanguageClient {
-    /// The connection, made anew when there is none or the last one broke.
-    fn connection(&self) -> Arc<Connection> {
-        let mut connection = self.connection.lock().expect("no panic while locked");
-        match &*connection {
-            Some(connection) if !connection.is_broken() => connection.clone(),
-            _ => connection
-                .insert(Connection::open(self.client.clone()))
-                .clone(),
-        }
-    }
 }
 
 #[async_trait]
@@ -120,11 +101,16 @@ impl LanguageClient for GrpcLanguageClient {
             added_tokens: answer.added_tokens.into_iter().collect(),
             epoch: Epoch(answer.epoch),
             max_sequence_tokens: answer.max_sequence_tokens as usize,
+            cache_namespace: answer.cache_namespace,
         })
     }
 
+    fn pulse(&self) -> &Arc<Pulse> {
+        self.leader.pulse()
+    }
+
     async fn generate(&self, generation: Generation) -> Result<GenerationStream, WorkerError> {
-        let stream = self.connection().submit(generation)?;
+        let stream = self.leader.connection().submit(generation)?;
         let limit = self.accept_timeout;
         let accepted = timeout(limit, stream.accepted()).await;
         accepted.map_err(|_| {
@@ -202,161 +188,6 @@ fn upload_pieces(
     });
     let parts = std::iter::once(Part::Header(header)).chain(chunks);
     stream::iter(parts.map(|part| wire::PutPictureRequest { part: Some(part) }))
-}
-
-pub(super) fn generation_to_wire(generation: Generation) -> wire::GenerateRequest {
-    let (branches, beam) = match generation.decoding {
-        Decoding::Sample { branches } => (branches, None),
-        Decoding::Beam(beam) => {
-            let beam = wire::BeamSettings {
-                width: beam.width,
-                num_answers: beam.num_answers,
-                length_penalty: beam.length_penalty,
-                early_stopping: beam.early_stopping,
-            };
-            (0, Some(beam))
-        }
-    };
-    wire::GenerateRequest {
-        request_id: generation.request_id,
-        epoch: generation.epoch.0,
-        prompt: generation.prompt.into_iter().map(piece_to_wire).collect(),
-        sampling: Some(sampling_to_wire(generation.sampling)),
-        max_new_tokens: generation.max_new_tokens,
-        stop_token_ids: generation.stop_token_ids,
-        branches,
-        beam,
-        priority: match generation.priority {
-            Priority::Interactive => wire::Priority::Interactive.into(),
-            Priority::Batch => wire::Priority::Batch.into(),
-        },
-        cache_salt: generation.cache_salt,
-        prompt_logprobs: generation.prompt_logprobs,
-    }
-}
-
-fn sampling_to_wire(sampling: Sampling) -> wire::SamplingSettings {
-    let bias = sampling.logit_bias.into_iter();
-    wire::SamplingSettings {
-        temperature: sampling.temperature,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p,
-        repetition_penalty: sampling.repetition_penalty,
-        seed: sampling.seed,
-        min_p: sampling.min_p,
-        presence_penalty: sampling.presence_penalty,
-        frequency_penalty: sampling.frequency_penalty,
-        logit_bias: bias
-            .map(|(token_id, bias)| wire::LogitBias { token_id, bias })
-            .collect(),
-        min_new_tokens: sampling.min_new_tokens,
-        num_logprobs: sampling.num_logprobs,
-        constraint: sampling.constraint.map(constraint_to_wire),
-    }
-}
-
-fn constraint_to_wire(constraint: Constraint) -> wire::Constraint {
-    use wire::constraint::Form;
-    let form = match constraint {
-        Constraint::Choices(choices) => Form::Choices(wire::ChoiceList { choices }),
-        Constraint::JsonSchema(schema) => Form::JsonSchema(schema),
-        Constraint::Regex(regex) => Form::Regex(regex),
-    };
-    wire::Constraint { form: Some(form) }
-}
-
-fn piece_to_wire(piece: PromptPiece) -> wire::PromptPart {
-    use wire::prompt_part::Part;
-    let part = match piece {
-        PromptPiece::Tokens(ids) => Part::Tokens(wire::TokenSpan { ids }),
-        PromptPiece::Picture(picture) => Part::Picture(wire::PictureRef {
-            digest: picture.digest.0,
-            num_tokens: picture.num_tokens,
-            vision_address: picture.worker.into(),
-        }),
-    };
-    wire::PromptPart { part: Some(part) }
-}
-
-/// What happened to a request that was taken on.
-pub(super) fn event_from_wire(
-    event: wire::request_event::Event,
-) -> Result<GenerationEvent, WorkerError> {
-    use wire::request_event::Event;
-    match event {
-        Event::Started(started) => Ok(GenerationEvent::Started {
-            cached_tokens: started.cached_tokens,
-        }),
-        Event::PromptLogprobs(logprobs) => Ok(GenerationEvent::PromptLogprobs {
-            first: logprobs.first,
-            tokens: infos_from_wire(logprobs.tokens),
-        }),
-        Event::Tokens(tokens) => Ok(GenerationEvent::Tokens(TokenBatch {
-            branch: tokens.branch,
-            first_index: tokens.first_index,
-            ids: tokens.ids,
-            infos: infos_from_wire(tokens.infos),
-        })),
-        Event::Ended(ended) => Ok(GenerationEvent::Ended {
-            branch: ended.branch,
-            reason: reason_from_wire(ended.reason())?,
-        }),
-        Event::Beams(beams) => {
-            let answers = beams.answers.into_iter().map(|answer| {
-                Ok::<_, WorkerError>(BeamAnswer {
-                    score: answer.score,
-                    reason: reason_from_wire(answer.reason())?,
-                    ids: answer.ids,
-                })
-            });
-            Ok(GenerationEvent::Beams(answers.collect::<Result<_, _>>()?))
-        }
-        Event::Accepted(_) | Event::Refused(_) => Err(WorkerError::Faulty(
-            "the leader answered a request twice".into(),
-        )),
-    }
-}
-
-fn infos_from_wire(infos: Vec<wire::TokenInfo>) -> Vec<TokenInfo> {
-    let infos = infos.into_iter().map(|info| TokenInfo {
-        token_id: info.token_id,
-        logprob: info.logprob,
-        top: info
-            .top
-            .iter()
-            .map(|top| (top.token_id, top.logprob))
-            .collect(),
-    });
-    infos.collect()
-}
-
-fn reason_from_wire(reason: wire::EndReason) -> Result<EndReason, WorkerError> {
-    match reason {
-        wire::EndReason::Stop => Ok(EndReason::Stop),
-        wire::EndReason::Length => Ok(EndReason::Length),
-        wire::EndReason::Unspecified => Err(WorkerError::Faulty(
-            "an answer ended without a reason".into(),
-        )),
-    }
-}
-
-/// Why a leader does not run a request, or not on.
-pub(super) fn refusal_from_wire(refused: wire::Refused) -> WorkerError {
-    let reason = refused.reason();
-    let message = refused.message;
-    match reason {
-        wire::RefusalReason::Invalid => WorkerError::Refused(message),
-        wire::RefusalReason::Busy => WorkerError::Busy {
-            message,
-            retry_after: None,
-        },
-        wire::RefusalReason::FeaturesMissing => WorkerError::FeaturesMissing,
-        wire::RefusalReason::NotServing => WorkerError::Unavailable(message),
-        wire::RefusalReason::Epoch => WorkerError::EpochMismatch(message),
-        wire::RefusalReason::Internal | wire::RefusalReason::Unspecified => {
-            WorkerError::Faulty(message)
-        }
-    }
 }
 
 impl From<Status> for WorkerError {

@@ -4,10 +4,17 @@
 mod connection;
 #[cfg(test)]
 pub(crate) mod fake;
+mod from_wire;
 pub(crate) mod generation_queue;
 mod grpc;
+mod pulse;
+mod to_wire;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,10 +22,13 @@ use inkstone_cluster::{Epoch, NodeAddress};
 use inkstone_interface::description::ModelDescription;
 use tokio::time::Instant;
 
+use crate::admission::Place;
+
 pub(crate) use generation_queue::GenerationStream;
 pub(crate) use grpc::GrpcConnector;
+pub(crate) use pulse::{Health, Pulse};
 
-/// Makes clients; never waits, as connections are made on first use and again when they break.
+/// Makes clients; never waits, as connections are made behind the scenes, and again when they break. To be called within a runtime.
 pub(crate) trait Connector: Send + Sync {
     /// The language group whose leader is at this address.
     fn language(&self, leader: &NodeAddress) -> Arc<dyn LanguageClient>;
@@ -33,6 +43,8 @@ pub(crate) trait LanguageClient: Send + Sync {
     async fn describe(&self) -> Result<LanguageDescription, WorkerError>;
     /// Starts a request; returns once the leader took it on. Dropping the stream before its end cancels the request.
     async fn generate(&self, generation: Generation) -> Result<GenerationStream, WorkerError>;
+    /// What is heard of the group beside that.
+    fn pulse(&self) -> &Arc<Pulse>;
 }
 
 /// A vision worker.
@@ -55,6 +67,8 @@ pub(crate) struct LanguageDescription {
     pub(crate) epoch: Epoch,
     /// Most tokens a sequence may have, prompt and answer.
     pub(crate) max_sequence_tokens: usize,
+    /// Root of the names of what is in its cache.
+    pub(crate) cache_namespace: Bytes,
 }
 
 /// A request to run.
@@ -63,7 +77,7 @@ pub(crate) struct Generation {
     pub(crate) request_id: String,
     /// The life of the group that the caller knows.
     pub(crate) epoch: Epoch,
-    pub(crate) prompt: Vec<PromptPiece>,
+    pub(crate) prompt: Arc<[PromptPiece]>,
     pub(crate) sampling: Sampling,
     pub(crate) decoding: Decoding,
     /// Of each answer; at least 1.
@@ -74,6 +88,22 @@ pub(crate) struct Generation {
     pub(crate) cache_salt: Bytes,
     /// Report log-probabilities of the prompt.
     pub(crate) prompt_logprobs: bool,
+    /// What was drawn already, in an earlier run; an answer that is not named drew nothing.
+    pub(crate) resumed: Vec<Resumed>,
+    /// In front of all that wait.
+    pub(crate) first_in_line: bool,
+    /// What its tokens are charged to, while the request lives.
+    pub(crate) place: Weak<Place>,
+}
+
+/// An answer of which a part was drawn in an earlier run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resumed {
+    pub(crate) branch: u32,
+    /// Its tokens so far.
+    pub(crate) ids: Vec<u32>,
+    /// Nothing more is to be drawn of it.
+    pub(crate) ended: bool,
 }
 
 /// What a request makes of its prompt.
@@ -233,9 +263,15 @@ pub(crate) struct PictureDigest(pub(crate) Bytes);
 /// Why a worker did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum WorkerError {
-    /// It cannot be reached, or went away, or says that it cannot work now.
+    /// It cannot be reached, or went away.
     #[error("{0}")]
     Unavailable(String),
+    /// It is there and says that it cannot work now.
+    #[error("{0}")]
+    NotServing(String),
+    /// It is there, or seems to be, and says nothing at all.
+    #[error("{0}")]
+    Silent(String),
     /// It has no room.
     #[error("{message}")]
     Busy {
@@ -264,6 +300,16 @@ pub(crate) enum WorkerError {
     /// Anything else: a fault.
     #[error("{0}")]
     Faulty(String),
+}
+
+impl PromptPiece {
+    /// Positions it takes.
+    pub(crate) fn num_tokens(&self) -> usize {
+        match self {
+            Self::Tokens(ids) => ids.len(),
+            Self::Picture(picture) => picture.num_tokens as usize,
+        }
+    }
 }
 
 impl Decoding {

@@ -3,13 +3,13 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use inkstone_proto::v1 as wire;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 use uuid::Uuid;
 
 use super::{chat_request, deadline::Deadline};
@@ -17,7 +17,7 @@ use crate::{
     api::error::to_status,
     error::RequestError,
     request::{
-        AnswerEnd, ChatEvent, FinishReason, Usage, dispatcher::Dispatcher,
+        AnswerEnd, ChatEvent, FinishReason, Receipt, Usage, dispatcher::Dispatcher,
         event_stream::EventStream,
     },
     telemetry,
@@ -41,7 +41,7 @@ impl ChatService {
         Self { dispatcher }
     }
 
-    fn start(
+    async fn start(
         &self,
         message: wire::ChatRequest,
         call: &CallContext,
@@ -50,7 +50,7 @@ impl ChatService {
         request.request_id.clone_from(&call.request_id);
         request.tenant = call.tenant.clone();
         request.deadline = call.deadline.map(|deadline| deadline.0);
-        self.dispatcher.start(request)
+        self.dispatcher.start(request).await
     }
 }
 
@@ -73,7 +73,7 @@ impl wire::chat_service_server::ChatService for ChatService {
             tenant,
             deadline,
         };
-        let started = self.start(message, &call);
+        let started = self.start(message, &call).await;
         let request_id = call.request_id;
         let mut events = started.map_err(|error| refuse(&error, &request_id))?;
         // An error before the first event is the answer to the call, not the end of an empty stream.
@@ -85,16 +85,22 @@ impl wire::chat_service_server::ChatService for ChatService {
             first,
             events,
             request_id,
+            is_named: false,
+            receipt: None,
         }))
     }
 }
 
-/// The events of a request as they go over the wire.
+/// The events of a request as they go over the wire. The call's trailing metadata says where the request went in the end.
 pub(crate) struct ChatStream {
     /// Taken out already.
     first: Option<Result<(u64, ChatEvent), RequestError>>,
     events: EventStream,
     request_id: String,
+    /// The client was told the id.
+    is_named: bool,
+    /// For the trailing metadata, from the last event on.
+    receipt: Option<Receipt>,
 }
 
 impl Stream for ChatStream {
@@ -102,16 +108,47 @@ impl Stream for ChatStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = match self.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
-            None => self.events.poll_next_unpin(context),
+            Some(first) => Some(first),
+            None => ready!(self.events.poll_next_unpin(context)),
         };
-        item.map(|item| {
-            item.map(|item| match item {
-                Ok((seq, event)) => Ok(to_wire(&self.request_id, seq, event)),
-                Err(error) => Err(to_status(&error, &self.request_id)),
-            })
+        Poll::Ready(match item {
+            Some(Ok((seq, event))) => {
+                let request_id = match std::mem::replace(&mut self.is_named, true) {
+                    false => self.request_id.clone(),
+                    true => String::new(),
+                };
+                if let ChatEvent::Finished { receipt, .. } = &event {
+                    self.receipt = Some(receipt.clone());
+                }
+                Some(Ok(wire::ChatResponse {
+                    request_id,
+                    seq,
+                    event: Some(event_to_wire(event)),
+                }))
+            }
+            Some(Err(error)) => Some(Err(to_status(&error, &self.request_id))),
+            // A status that is well ends a stream with its metadata.
+            None => self.receipt.take().map(|receipt| Err(trailer(&receipt))),
         })
     }
+}
+
+/// The good end of a call, with what the last event's sender knows of where the request went.
+fn trailer(receipt: &Receipt) -> Status {
+    let mut metadata = MetadataMap::new();
+    let mut tell = |key: &'static str, value: String| {
+        // Names of groups that are no ASCII text are left out.
+        if let Ok(value) = value.parse() {
+            metadata.insert(key, value);
+        }
+    };
+    tell("inkstone-group", receipt.group.to_string());
+    tell("inkstone-epoch", receipt.epoch.to_string());
+    tell("inkstone-moves", receipt.num_moves.to_string());
+    let predicted = receipt.predicted_cached_tokens;
+    tell("inkstone-predicted-cached-tokens", predicted.to_string());
+    tell("inkstone-cached-tokens", receipt.cached_tokens.to_string());
+    Status::with_metadata(Code::Ok, "", metadata)
 }
 
 /// The caller's id, or one of ours.
@@ -129,14 +166,6 @@ fn refuse(error: &RequestError, request_id: &str) -> Status {
     to_status(error, request_id)
 }
 
-fn to_wire(request_id: &str, seq: u64, event: ChatEvent) -> wire::ChatResponse {
-    wire::ChatResponse {
-        request_id: request_id.to_owned(),
-        seq,
-        event: Some(event_to_wire(event)),
-    }
-}
-
 fn event_to_wire(event: ChatEvent) -> wire::chat_response::Event {
     use wire::chat_response::Event;
     match event {
@@ -144,11 +173,13 @@ fn event_to_wire(event: ChatEvent) -> wire::chat_response::Event {
             model,
             prompt,
             cached_tokens,
+            receipt,
         } => Event::Started(wire::Started {
             model,
             prompt_tokens: prompt.prompt_tokens,
             picture_tokens: prompt.picture_tokens,
             cached_prompt_tokens: cached_tokens,
+            routing: Some(receipt_to_wire(receipt)),
         }),
         ChatEvent::PromptLogprobs { first, tokens } => {
             let tokens = logprobs_to_wire(tokens);
@@ -175,7 +206,7 @@ fn event_to_wire(event: ChatEvent) -> wire::chat_response::Event {
                 score,
             })
         }
-        ChatEvent::Finished { end, usage } => {
+        ChatEvent::Finished { end, usage, .. } => {
             let (reason, stop_string) = end_to_wire(end);
             Event::Finished(wire::Finished {
                 reason,
@@ -183,6 +214,16 @@ fn event_to_wire(event: ChatEvent) -> wire::chat_response::Event {
                 usage: Some(usage_to_wire(usage)),
             })
         }
+    }
+}
+
+fn receipt_to_wire(receipt: Receipt) -> wire::RoutingReceipt {
+    wire::RoutingReceipt {
+        group: receipt.group.as_str().to_owned(),
+        epoch: receipt.epoch.0,
+        predicted_cached_tokens: receipt.predicted_cached_tokens,
+        cached_tokens: receipt.cached_tokens,
+        moves: receipt.num_moves,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the two ends of a request see of each other.
 
 use futures::{FutureExt, StreamExt};
-use inkstone_cluster::Epoch;
+use inkstone_cluster::{Epoch, GroupId};
 
 use super::*;
 use crate::{
@@ -16,7 +16,7 @@ fn generation() -> Generation {
     Generation {
         request_id: "r".into(),
         epoch: Epoch(1),
-        prompt: vec![],
+        prompt: [].into(),
         sampling: fake::greedy(),
         decoding: Decoding::Sample { branches: 1 },
         max_new_tokens: 1000,
@@ -24,6 +24,9 @@ fn generation() -> Generation {
         priority: Priority::Interactive,
         cache_salt: bytes::Bytes::new(),
         prompt_logprobs: false,
+        place: std::sync::Weak::new(),
+        resumed: vec![],
+        first_in_line: false,
     }
 }
 
@@ -36,10 +39,10 @@ fn running() -> (Steering, EventStream, GenerationWriter) {
         retry_after: Duration::from_secs(1),
         unchecked_field: None,
     };
-    let (steering, events) = event_stream("m".into(), answers, failures);
+    let (steering, events) = event_stream("m".into(), answers, failures, 2);
     assert!(matches!(steering.take_work(), Some(Task::Render)));
     steering.apply(Event::Rendered(ReadyPrompt {
-        pieces: vec![],
+        pieces: [].into(),
         size: PromptSize {
             prompt_tokens: 1,
             picture_tokens: 0,
@@ -50,8 +53,17 @@ fn running() -> (Steering, EventStream, GenerationWriter) {
     let (writer, words) = generation_queue(&generation());
     writer.accept();
     writer.push(GenerationEvent::Started { cached_tokens: 0 });
-    steering.run(words);
+    steering.run(placed(words));
     (steering, events, writer)
+}
+
+fn placed(stream: GenerationStream) -> Placed {
+    Placed {
+        stream,
+        group: GroupId::new("g"),
+        epoch: Epoch(1),
+        predicted_cached_tokens: 0,
+    }
 }
 
 fn tokens(first_index: u32, text: &str) -> GenerationEvent {
@@ -162,4 +174,43 @@ async fn a_stall_is_something_to_read_of_which_nothing_is_read() {
         elapsed >= limit * 3 / 2,
         "{elapsed:?}: reading starts the wait anew"
     );
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_given_up_is_dropped_at_once_and_the_next_goes_on_after_it() {
+    let (steering, mut events, writer) = running();
+    events.next().await.unwrap().unwrap();
+    let num = fake::encode("hello").len() as u32;
+    writer.push(tokens(0, "hello"));
+    writer.fail(WorkerError::Silent("it hangs".into()));
+    events.next().await.unwrap().unwrap();
+    assert_eq!(steering.turn().now_or_never(), Some(()));
+    assert_eq!(
+        events.next().now_or_never(),
+        None,
+        "the client is told nothing"
+    );
+    assert!(!writer.is_read(), "what it still says goes nowhere");
+    assert!(steering.lost_since().is_some());
+    let Some(Task::Generate(attempt)) = steering.take_work() else {
+        panic!("another group is sought");
+    };
+    assert!(attempt.is_move);
+    assert_eq!(attempt.resumed[0].ids, fake::encode("hello"));
+
+    let asked = Generation {
+        resumed: attempt.resumed,
+        ..generation()
+    };
+    let (writer, words) = generation_queue(&asked);
+    steering.run(placed(words));
+    writer.push(GenerationEvent::Started { cached_tokens: 0 });
+    writer.push(tokens(num, " world"));
+    let (seq, event) = events.next().await.unwrap().unwrap();
+    assert_eq!(seq, 2);
+    let ChatEvent::Delta(Delta { text, .. }) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(text, " world");
+    assert_eq!(steering.lost_since(), None);
 }

@@ -1,32 +1,46 @@
 //! The rules by which a request goes from state to state.
 
+use inkstone_cluster::{Epoch, GroupId};
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
-    request::{AnswerEnd, AnswerPlan, Delta, detokenise::Answer},
-    worker_client::{EndReason, TokenBatch, fake},
+    request::{AnswerEnd, AnswerPlan, Delta, PromptSize, detokenise::Answer},
+    worker_client::{TokenBatch, fake},
+};
+
+mod moves;
+
+const RULE: MoveRule = MoveRule {
+    max_moves: 3,
+    retry_after: Duration::from_secs(1),
 };
 
 fn admitted(stops: &[&str]) -> Lifecycle {
+    admitted_for(AnswerPlan::All { num_answers: 1 }, stops)
+}
+
+fn admitted_for(plan: AnswerPlan, stops: &[&str]) -> Lifecycle {
     let tokenizer = fake::tokenizer();
     let answer = Answer::new(
         tokenizer.stream_decoder(),
         stops.iter().map(ToString::to_string).collect(),
         tokenizer.stop_token_ids().into(),
     );
-    let answers = Answers::new(AnswerPlan::All { num_answers: 1 }, false, answer);
-    let (state, effect) = Lifecycle::admit(answers);
+    let answers = Answers::new(plan, false, answer);
+    let (state, effect) = Lifecycle::admit(answers, RULE);
     assert!(matches!(effect, Effect::Render), "{effect:?}");
     state
 }
 
 fn prompt() -> ReadyPrompt {
     ReadyPrompt {
-        pieces: vec![],
+        pieces: [].into(),
         size: PromptSize {
             prompt_tokens: 7,
             picture_tokens: 4,
         },
-        max_new_tokens: 10,
+        max_new_tokens: 100,
     }
 }
 
@@ -41,7 +55,7 @@ fn accepted(stops: &[&str]) -> Lifecycle {
     let mut state = admitted(stops);
     let effects = apply(&mut state, Event::Rendered(prompt()));
     assert!(matches!(effects[..], [Effect::Generate(_)]), "{effects:?}");
-    let effects = apply(&mut state, Event::Accepted);
+    let effects = apply(&mut state, accept());
     assert!(effects.is_empty(), "{effects:?}");
     state
 }
@@ -60,25 +74,44 @@ fn running(stops: &[&str]) -> Lifecycle {
     state
 }
 
+fn accept() -> Event {
+    Event::Accepted(Receipt {
+        group: GroupId::new("g"),
+        epoch: Epoch(5),
+        predicted_cached_tokens: 2,
+        cached_tokens: 0,
+        num_moves: 0,
+    })
+}
+
 fn started(cached_tokens: u32) -> Event {
-    Event::Generation(GenerationEvent::Started { cached_tokens })
+    Event::Generation(0, GenerationEvent::Started { cached_tokens })
 }
 
 fn tokens(first_index: u32, text: &str) -> Event {
-    Event::Generation(GenerationEvent::Tokens(TokenBatch {
+    let batch = TokenBatch {
         branch: 0,
         first_index,
         ids: fake::encode(text),
         infos: vec![],
-    }))
+    };
+    Event::Generation(0, GenerationEvent::Tokens(batch))
+}
+
+fn lost(attempt: u32, cause: LossCause) -> Event {
+    Event::Lost(Loss {
+        attempt,
+        cause,
+        message: "gone".into(),
+    })
 }
 
 fn missing() -> Event {
-    Event::FeaturesMissing(RequestError::DeadlineExceeded)
+    lost(0, LossCause::Features)
 }
 
 fn end(reason: EndReason) -> Event {
-    Event::Generation(GenerationEvent::Ended { branch: 0, reason })
+    Event::Generation(0, GenerationEvent::Ended { branch: 0, reason })
 }
 
 #[test]
@@ -98,11 +131,13 @@ fn an_answer_goes_from_started_by_deltas_to_finished() {
                     stop_string: None,
                 },
             usage,
+            receipt,
         }),
     ] = &effects[..]
     else {
         panic!("{effects:?}");
     };
+    assert_eq!((receipt.cached_tokens, receipt.num_moves), (3, 0));
     assert_eq!(usage.completion_tokens, fake::encode("hello").len() as u32);
     assert_eq!(usage.cached_tokens, 3);
     assert!(state.is_final());
@@ -130,7 +165,7 @@ fn a_final_state_is_reached_once() {
     let events = || {
         [
             Event::Rendered(prompt()),
-            Event::Accepted,
+            accept(),
             missing(),
             started(0),
             tokens(0, "hello"),
@@ -160,66 +195,6 @@ fn a_final_state_is_reached_once() {
 }
 
 #[test]
-fn pictures_are_put_again_once_and_the_client_is_not_told_twice() {
-    let mut state = running(&[]);
-    let effects = apply(&mut state, missing());
-    assert!(matches!(effects[..], [Effect::Render]), "{effects:?}");
-    apply(&mut state, Event::Rendered(prompt()));
-    apply(&mut state, Event::Accepted);
-    let effects = apply(&mut state, started(0));
-    assert!(effects.is_empty(), "{effects:?}");
-    apply(&mut state, missing());
-    assert_eq!(state.name(), "failed");
-}
-
-#[test]
-fn log_probabilities_of_the_prompt_are_told_once_over_two_attempts() {
-    let info = |position: u32| TokenInfo {
-        token_id: position,
-        logprob: Some(-1.0),
-        top: vec![],
-    };
-    let logprobs = |first: u32, end: u32| {
-        Event::Generation(GenerationEvent::PromptLogprobs {
-            first,
-            tokens: (first..end).map(info).collect(),
-        })
-    };
-    let told = |effects: Vec<Effect>| -> Vec<u32> {
-        let tokens = effects.into_iter().flat_map(|effect| match effect {
-            Effect::Emit(ChatEvent::PromptLogprobs { first, tokens }) => {
-                assert_eq!(tokens[0].token_id, first);
-                tokens
-            }
-            other => panic!("{other:?}"),
-        });
-        tokens.map(|token| token.token_id).collect()
-    };
-    let mut state = running(&[]);
-    assert_eq!(told(apply(&mut state, logprobs(0, 2))), [0, 1]);
-    apply(&mut state, missing());
-    apply(&mut state, Event::Rendered(prompt()));
-    apply(&mut state, Event::Accepted);
-    apply(&mut state, started(0));
-    assert_eq!(told(apply(&mut state, logprobs(0, 1))), [0; 0]);
-    assert_eq!(told(apply(&mut state, logprobs(1, 4))), [2, 3]);
-    // Many come in several events.
-    let all = told(apply(&mut state, logprobs(4, 3000)));
-    assert_eq!(all, (4..3000).collect::<Vec<_>>());
-    // A gap is a fault.
-    apply(&mut state, logprobs(3001, 3002));
-    assert_eq!(state.name(), "failed");
-}
-
-#[test]
-fn after_the_first_token_nothing_is_tried_again() {
-    let mut state = running(&[]);
-    apply(&mut state, tokens(0, "hello"));
-    apply(&mut state, missing());
-    assert_eq!(state.name(), "failed");
-}
-
-#[test]
 fn a_group_that_does_not_say_that_it_started_is_taken_at_its_first_word() {
     let mut state = accepted(&[]);
     let effects = apply(&mut state, tokens(0, "hello"));
@@ -237,7 +212,7 @@ fn a_group_that_does_not_say_that_it_started_is_taken_at_its_first_word() {
 #[test]
 fn an_event_out_of_turn_fails_the_request_and_nothing_else() {
     let mut state = admitted(&[]);
-    apply(&mut state, Event::Accepted);
+    apply(&mut state, accept());
     let Lifecycle::Failed { error } = state else {
         panic!("{state:?}");
     };

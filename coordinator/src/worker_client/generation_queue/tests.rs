@@ -6,13 +6,13 @@ use inkstone_cluster::Epoch;
 use proptest::prelude::*;
 
 use super::*;
-use crate::worker_client::{Beam, EndReason, Priority, TokenInfo, fake};
+use crate::worker_client::{Beam, EndReason, Priority, Resumed, TokenInfo, fake};
 
 fn generation(decoding: Decoding, max_new_tokens: u32) -> Generation {
     Generation {
         request_id: "r".into(),
         epoch: Epoch(1),
-        prompt: vec![PromptPiece::Tokens(vec![1, 2, 3])],
+        prompt: [PromptPiece::Tokens(vec![1, 2, 3])].into(),
         sampling: fake::greedy(),
         decoding,
         max_new_tokens,
@@ -20,6 +20,9 @@ fn generation(decoding: Decoding, max_new_tokens: u32) -> Generation {
         priority: Priority::Interactive,
         cache_salt: Bytes::new(),
         prompt_logprobs: true,
+        place: std::sync::Weak::new(),
+        resumed: vec![],
+        first_in_line: false,
     }
 }
 
@@ -176,4 +179,39 @@ fn a_writer_that_vanishes_is_a_failure_unless_all_was_said() {
     writer.push(ended(0));
     drop(writer);
     assert_eq!(read(stream), [Ok(ended(0))]);
+}
+
+#[test]
+fn a_request_that_is_resumed_goes_on_where_it_was() {
+    let resumed = |branch, num: usize, ended| Resumed {
+        branch,
+        ids: vec![7; num],
+        ended,
+    };
+    let asked = Generation {
+        resumed: vec![resumed(0, 4, false), resumed(1, 2, true)],
+        ..generation(Decoding::Sample { branches: 3 }, 10)
+    };
+    for (event, wanted) in [
+        (batch(0, 3, vec![8]), "token 3 came, wanted token 4"),
+        (batch(0, 0, vec![8]), "token 0 came, wanted token 4"),
+        (batch(0, 4, vec![8; 7]), "11 tokens came"),
+        (batch(1, 2, vec![8]), "branch 1 of 3 is not running"),
+        (ended(1), "branch 1 of 3 is not running"),
+        (batch(2, 1, vec![8]), "token 1 came, wanted token 0"),
+    ] {
+        let (writer, stream) = generation_queue(&asked);
+        assert!(!writer.push(event), "{wanted}");
+        let last = read(stream).pop().unwrap().unwrap_err();
+        assert!(last.to_string().contains(wanted), "{last}");
+    }
+    let (writer, stream) = generation_queue(&asked);
+    assert!(writer.push(batch(0, 4, vec![8; 6])));
+    assert!(writer.push(batch(2, 0, vec![9])));
+    assert!(writer.push(ended(0)));
+    assert!(
+        !writer.push(ended(2)),
+        "the one that ended before is not waited for"
+    );
+    assert_eq!(read(stream).len(), 4);
 }
