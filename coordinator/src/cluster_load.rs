@@ -1,35 +1,44 @@
-//! How busy a language group is, as its leader says from time to time.
+//! How busy language groups say they are.
 
 use std::time::Duration;
 
-/// Positions that a block of a group's cache holds.
-pub(crate) const BLOCK_TOKENS: u64 = 16;
+use inkstone_cluster::{Epoch, GroupId};
 
-/// What a leader said last.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct GroupLoad {
-    /// Requests that wait in the group's own queue.
+/// What a leader says of its group a few times a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct LoadReport {
+    /// Requests that wait.
     pub(crate) waiting: u32,
     /// Sequences that run.
     pub(crate) running: u32,
-    /// Most sequences that run side by side; none where it is not known.
-    pub(crate) max_running: Option<u32>,
+    /// Most sequences that run side by side; 0: not known.
+    pub(crate) max_running: u32,
     /// Positions of prompts that are yet to be computed, of requests that wait or run.
     pub(crate) prefill_tokens: u64,
-    /// Blocks that sequences use.
+    /// Blocks of the KV cache that sequences use.
     pub(crate) blocks_used: u32,
     /// Blocks that nobody uses and that may be found again.
     pub(crate) blocks_cached: u32,
-    /// All blocks.
     pub(crate) blocks_total: u32,
     /// Steps done.
     pub(crate) steps: u64,
-    /// How long the step that runs has taken by then; zero when none ran.
-    pub(crate) step_time: Duration,
-    /// Rows computed each second while steps ran, lately; none where it is not known yet.
-    pub(crate) rows_per_second: Option<f32>,
+    /// How long the step that runs has taken by now; nothing when none runs.
+    pub(crate) step: Duration,
+    /// Rows computed each second while steps ran, lately; 0: not known yet.
+    pub(crate) rows_per_second: f32,
     /// Prompt positions asked for since the group began.
     pub(crate) prompt_tokens: u64,
-    /// Of these, those that were found in its cache.
+    /// Of those, found in the cache.
     pub(crate) cached_prompt_tokens: u64,
+}
+
+/// The last that this coordinator heard of a group's load.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupLoad {
+    pub(crate) group: GroupId,
+    /// The life of the group that said so, as far as it is known.
+    pub(crate) epoch: Option<Epoch>,
+    /// How long ago it said so.
+    pub(crate) age: Duration,
+    pub(crate) report: LoadReport,
 }

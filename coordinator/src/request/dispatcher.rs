@@ -1,13 +1,13 @@
-//! Takes requests on, within the limit, and runs each as a task of its own until it ends or the coordinator stops.
+//! Takes requests on, each when its turn has come, and runs it as a task of its own until it ends or the coordinator stops.
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{ChatRequest, event_stream::EventStream, run::Run};
+use super::{ChatRequest, event_stream::EventStream, pictures::PictureRoom, run::Run};
 use crate::{
+    admission::{Admission, Asked},
     cluster_view::ClusterView,
     config::{Limits, Timeouts},
     error::RequestError,
@@ -16,12 +16,13 @@ use crate::{
 
 /// The requests of this coordinator.
 pub(crate) struct Dispatcher {
-    pub(crate) cluster: ClusterView,
+    pub(crate) cluster: Arc<ClusterView>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) picture_room: PictureRoom,
     /// Set once the members have answered.
     model: OnceLock<Arc<ServedModel>>,
-    permits: Arc<Semaphore>,
+    admission: Arc<Admission>,
     tasks: TaskTracker,
     /// No new request is taken on.
     draining: CancellationToken,
@@ -31,9 +32,11 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(cluster: ClusterView, limits: Limits, timeouts: Timeouts) -> Self {
+        let cluster = Arc::new(cluster);
         Self {
+            admission: Arc::new(Admission::new(&limits, &timeouts, cluster.clone())),
             cluster,
-            permits: Arc::new(Semaphore::new(limits.max_requests)),
+            picture_room: PictureRoom::new(limits.max_kept_picture_bytes),
             limits,
             timeouts,
             model: OnceLock::new(),
@@ -43,9 +46,11 @@ impl Dispatcher {
         }
     }
 
-    /// Requests are taken on from now. Called once.
+    /// Requests are taken on from now. Called once, in the runtime.
     pub(crate) fn open(&self, model: Arc<ServedModel>) {
         assert!(self.model.set(model).is_ok(), "the model is learnt once");
+        let looking = self.admission.clone().keep_looking(self.draining.clone());
+        self.tasks.spawn(looking);
     }
 
     /// The served model, once the members have answered.
@@ -55,28 +60,21 @@ impl Dispatcher {
         })
     }
 
-    /// Takes a request on; its task ends when the events are dropped.
-    pub(crate) fn start(
+    /// Takes a request on when its turn has come; its task ends when the events are dropped. Dropping the future takes the request
+    /// out of the queue.
+    pub(crate) async fn start(
         self: &Arc<Self>,
         request: ChatRequest,
     ) -> Result<EventStream, RequestError> {
-        let retry_after = self.timeouts.retry_after;
-        if self.draining.is_cancelled() {
-            return Err(RequestError::ShuttingDown { retry_after });
-        }
         let model = self.model()?.clone();
         model.check_name(&request.model)?;
-        let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
-            RequestError::TooManyRequests {
-                limit: self.limits.max_requests,
-                retry_after,
-            }
-        })?;
+        let asked = Asked::by(&request, &model.description.picture);
+        let place = self.admission.admit(asked, request.deadline).await?;
         let span = tracing::info_span!("request", request_id = %request.request_id);
-        let (run, events) = Run::new(self.clone(), model, request);
+        let (run, events) = Run::new(self.clone(), model, request, place.clone());
         let task = async move {
             run.drive().await;
-            drop(permit);
+            drop(place);
         };
         self.tasks.spawn(task.instrument(span));
         Ok(events)
@@ -87,9 +85,11 @@ impl Dispatcher {
         self.cut.cancelled().await;
     }
 
-    /// Refuses new requests, lets the running ones end, and cuts those that take longer than the drain limit.
+    /// Refuses new requests and those that wait, lets the running ones end, and cuts those that take longer than the drain
+    /// limit.
     pub(crate) async fn drain(&self) {
         self.draining.cancel();
+        self.admission.close();
         self.tasks.close();
         tracing::info!(num_requests = self.tasks.len(), "draining");
         let limit = self.timeouts.drain;

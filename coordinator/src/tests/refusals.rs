@@ -366,7 +366,10 @@ async fn errors_carry_the_request_id() {
 #[tokio::test]
 async fn past_the_limit_of_requests_new_ones_are_refused_until_one_ends() {
     let cluster = FakeCluster::new(1, 1);
-    let change = |config: &mut Config| config.limits.max_requests = 1;
+    let change = |config: &mut Config| {
+        config.limits.max_requests = 1;
+        config.limits.max_queued_requests = 0;
+    };
     let coordinator = Coordinator::with(&cluster, change).await;
     cluster
         .group()
