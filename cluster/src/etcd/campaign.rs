@@ -105,6 +105,8 @@ impl Election {
             }
             backoff.reset();
             complaints.reset();
+            // However often elections are lost: etcd is not asked without end.
+            backoff.wait().await;
         }
     }
 
@@ -148,11 +150,7 @@ impl Election {
                 *current = fence;
                 is_new
             });
-            let is_over = |snapshot: &Arc<Snapshot>| {
-                let owner = snapshot.owners.get(&Key::Placer);
-                snapshot.state.revision.0 >= created
-                    && owner.is_none_or(|owner| owner.created != created)
-            };
+            let is_over = |snapshot: &Arc<Snapshot>| is_over(snapshot, created);
             tokio::select! {
                 () = sleep_until(until) => {}
                 changed = good_until.changed() => if changed.is_err() {
@@ -173,16 +171,17 @@ impl Election {
     /// Waits until the election that came to be at this revision is over, or long enough to ask.
     async fn until_gone(&self, created: i64) {
         let mut snapshot = self.snapshot.clone();
-        let is_gone = |snapshot: &Arc<Snapshot>| {
-            let owner = snapshot.owners.get(&Key::Placer);
-            snapshot.state.revision.0 >= created
-                && owner.is_none_or(|owner| owner.created != created)
-        };
-        let follower_ended = timeout(ASK_AGAIN, snapshot.wait_for(is_gone))
+        let gone = snapshot.wait_for(|snapshot| is_over(snapshot, created));
+        let follower_ended = timeout(ASK_AGAIN, gone)
             .await
             .is_ok_and(|gone| gone.is_err());
         if follower_ended {
             sleep(ASK_AGAIN).await;
         }
     }
+}
+
+/// Whether the election that came to be at this revision is known to be over.
+fn is_over(snapshot: &Snapshot, created: i64) -> bool {
+    snapshot.is_lost(&Key::Placer, created, |owner| owner.created == created)
 }

@@ -77,6 +77,9 @@ impl Follower {
             let Err(failure) = self.connection(&mut backoff, &mut complaints).await;
             self.outlets.connected.send_replace(false);
             self.outlets.client.send_replace(None);
+            self.outlets
+                .snapshot
+                .send_modify(|snapshot| Arc::make_mut(snapshot).is_live = false);
             if complaints.is_news(&failure.text, Instant::now()) {
                 tracing::warn!(%failure, "etcd does not answer; going on with what is known");
             }
@@ -117,7 +120,10 @@ impl Follower {
     }
 
     fn show(&self) {
-        let snapshot = self.view.snapshot();
+        let snapshot = Snapshot {
+            is_live: true,
+            ..self.view.snapshot()
+        };
         self.outlets.state.send_replace(Arc::clone(&snapshot.state));
         self.outlets.snapshot.send_replace(Arc::new(snapshot));
     }

@@ -19,6 +19,8 @@ use super::{
 
 /// How often a name that another process took is asked for again.
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
+/// Least time between two writes of a record, whoever deletes it.
+const MISSING_PAUSE: Duration = Duration::from_millis(200);
 
 /// A record, and how its process is told from others of its name.
 #[derive(Debug)]
@@ -92,15 +94,14 @@ impl Record {
     /// Waits until etcd shows that the record of this revision is there no more.
     pub(super) async fn missing(&self, tenure: &Tenure, revision: i64) {
         let is_missing = |snapshot: &Arc<Snapshot>| {
-            let owner = snapshot.owners.get(&self.key);
-            snapshot.state.revision.0 >= revision
-                && owner.is_none_or(|owner| owner.lease != tenure.lease)
+            snapshot.is_lost(&self.key, revision, |owner| owner.lease == tenure.lease)
         };
         let mut snapshot = self.snapshot.clone();
         if snapshot.wait_for(is_missing).await.is_err() {
             // Nobody follows any more: the process is about to end.
             std::future::pending().await
         }
+        sleep(MISSING_PAUSE).await;
     }
 
     async fn attempt(&self, tenure: &Tenure, with: Vec<TxnOp>) -> Result<Attempt, Failure> {

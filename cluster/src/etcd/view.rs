@@ -64,6 +64,8 @@ enum Value {
 /// What a view shows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Snapshot {
+    /// Whether etcd is followed: else it may hold something else by now.
+    pub(super) is_live: bool,
     pub(super) state: Arc<ClusterState>,
     /// Whose the records of processes and the election are.
     pub(super) owners: BTreeMap<Key, Owner>,
@@ -244,6 +246,19 @@ impl View {
         }
         snapshot.state = Arc::new(state);
         snapshot
+    }
+}
+
+impl Snapshot {
+    /// Whether a key that came to be, or was written, at this revision is known to be somebody else's by now, or nobody's.
+    pub(super) fn is_lost(
+        &self,
+        key: &Key,
+        revision: i64,
+        is_ours: impl Fn(&Owner) -> bool,
+    ) -> bool {
+        let is_seen = self.is_live && self.state.revision.0 >= revision;
+        is_seen && !self.owners.get(key).is_some_and(is_ours)
     }
 }
 
