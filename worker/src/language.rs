@@ -70,7 +70,7 @@ pub async fn serve_language(
     let group = ServingGroup::begin(formed, server, health, desk).await;
     tracing::info!("the language group is ready");
     let broken = tokio::select! {
-        breakage = group.broken() => Some(breakage),
+        breakage = group.serve() => Some(breakage),
         () = shutdown.cancelled() => finish(&group, config.grace).await,
         error = listening.ended() => return Err(error),
     };

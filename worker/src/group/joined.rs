@@ -30,7 +30,7 @@ const LEADER: usize = 0;
 pub struct Seated {
     responses: Streaming<JoinResponse>,
     requests: mpsc::Sender<JoinRequest>,
-    heart: Heart,
+    _heart: Heart,
     silence: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Seated {
             .into_inner();
         Ok(Self {
             responses,
-            heart: beat(requests.clone()),
+            _heart: beat(requests.clone()),
             requests,
             silence,
         })

@@ -123,7 +123,7 @@ impl LanguagePart {
         tracing::info!(life = %task.life, rank = 0, "node is ready for its language group");
         let mut fate = self.fate(task);
         let turn = tokio::select! {
-            breakage = group.broken() => Err(breakage),
+            breakage = group.serve() => Err(breakage),
             fate = fate.turns() => Ok(fate),
         };
         let breakage = match turn {

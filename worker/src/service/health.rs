@@ -66,10 +66,9 @@ impl Health {
         self.0.set_service_status(part.name(), status).await;
     }
 
-    /// Follows the steps of a group that serves; does not return.
+    /// Follows the steps of a group that is said to serve; does not return.
     pub async fn follow_steps(&self, leader: &LeaderHandle, deadline: Duration) {
         let mut is_serving = true;
-        self.set(Part::Language, true).await;
         loop {
             tokio::time::sleep(LOOK).await;
             let moves = leader.step_age().is_none_or(|age| age <= deadline);
