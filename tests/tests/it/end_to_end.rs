@@ -498,6 +498,41 @@ async fn a_terminated_server_lets_running_answers_finish() {
     );
 }
 
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    let mut served = Served::start(tiny_model(), &[]);
+    let mut stream = connect(&served.address)
+        .await
+        .chat(greedy(vec![user(vec![text("Go on.")])], 3000))
+        .await
+        .expect("it starts")
+        .into_inner();
+    stream.message().await.expect("an event");
+    served.process.terminate();
+    served.process.wait_for_text("a second signal stops at once");
+    served.process.terminate();
+    let status = served.process.wait_for_end(Duration::from_secs(5));
+    assert!(!status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn replicas_of_two_ranks_answer_from_one_process() {
+    let arguments = ["--language-replicas", "2", "--tensor-parallel", "2"];
+    let served = Served::start(tiny_model(), &arguments);
+    let client = connect(&served.address).await;
+    let asks = (0..4).map(|n| {
+        let mut client = client.clone();
+        tokio::spawn(async move {
+            let question = text(&format!("Question {n}"));
+            ask(&mut client, greedy(vec![user(vec![question])], 8)).await
+        })
+    });
+    for task in asks.collect::<Vec<_>>() {
+        let answer = task.await.expect("it ends").expect("an answer");
+        assert_eq!(answer.token_ids.len(), 8);
+    }
+}
+
 #[test]
 fn a_missing_shard_is_named_and_nothing_starts() {
     let parent = tempfile::tempdir().expect("a temporary folder");

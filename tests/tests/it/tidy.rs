@@ -171,10 +171,10 @@ fn generated_wire_types_stay_at_the_edges() {
     let more = [
         "worker/src/group/plan_stream.rs",
         "worker/src/group/join.rs",
+        "worker/src/group/joined.rs",
         "worker/src/feature_fetcher.rs",
-        "worker/src/language.rs",
+        "worker/src/language/formation.rs",
         "worker/src/rank_process.rs",
-        "worker/src/picture_encoder.rs",
     ];
     for folder in ["coordinator/src", "worker/src"] {
         for (path, text) in sources(folder) {
