@@ -1,11 +1,13 @@
 //! What can be typed. Each command's flags are a struct that its file turns into settings; a flag that is not given is read
 //! from the environment variable that the help text names.
 
+mod admission;
 mod bench;
 mod chat;
+mod cluster;
 mod registry;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -14,11 +16,17 @@ use clap::{
 use inkstone_model::{synthesize::Preset, tensor::DType};
 use inkstone_world::Skill;
 
+pub(crate) use admission::AdmissionArguments;
 pub(crate) use bench::{
     BenchArguments, BenchCommand, BenchCoordinatorArguments, BenchEngineArguments,
     BenchProxyArguments, BenchServeArguments,
 };
 pub(crate) use chat::{ChatArguments, PriorityChoice};
+pub(crate) use cluster::{
+    CoordinatorArguments, DeploymentArguments, DrainArguments, ScaleArguments, ServerArguments,
+    StatusArguments,
+};
+pub(crate) use registry::RegistryArguments;
 
 /// Serves InternLM-XComposer2: chat about pictures, on one machine or a cluster.
 #[derive(Debug, Parser)]
@@ -53,6 +61,12 @@ pub(crate) enum Command {
     Coordinator(CoordinatorArguments),
     /// Run a worker: a language group's leader or rank, or a picture encoder.
     Worker(WorkerArguments),
+    /// Show a cluster: nodes, groups, how busy they are, and what is wanted.
+    Status(StatusArguments),
+    /// Say how many groups and workers are wanted of a cluster that runs.
+    Scale(ScaleArguments),
+    /// Relieve a node of its work: streams finish, others take over.
+    Drain(DrainArguments),
     /// Ask about pictures and read the answer as it comes.
     Chat(ChatArguments),
     /// Measure a small model: fresh cases of the drawn world it was trained on, and how many it gets right.
@@ -105,10 +119,30 @@ pub(crate) enum DTypeChoice {
     F16,
 }
 
+/// How a process stops.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct StopArguments {
+    /// After the first SIGTERM, what runs gets so many seconds to finish; a second one ends the process at once.
+    #[arg(long, env = "INKSTONE_GRACE", value_name = "SECONDS", default_value_t = inkstone_worker::config::DEFAULT_GRACE.as_secs())]
+    pub(crate) grace: u64,
+}
+
+impl StopArguments {
+    /// The grace time.
+    pub(crate) fn grace(self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct ServeArguments {
     #[command(flatten)]
     pub(crate) engine: EngineArguments,
+    #[command(flatten)]
+    pub(crate) stop: StopArguments,
+    /// Language groups, each with a whole copy of the model.
+    #[arg(long, env = "INKSTONE_LANGUAGE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) language_replicas: u32,
     /// Language ranks that share the model; must divide its key-value heads.
     #[arg(
         long,
@@ -136,37 +170,23 @@ pub(crate) struct ServeArguments {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct CoordinatorArguments {
-    /// Where clients connect.
-    #[arg(
-        long,
-        env = "INKSTONE_GRPC",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:50051"
-    )]
-    pub(crate) grpc: SocketAddr,
-    /// Address of the language group's leader.
-    #[arg(long, env = "INKSTONE_LANGUAGE", value_name = "HOST:PORT")]
-    pub(crate) language: String,
-    /// Addresses of the vision workers.
-    #[arg(
-        long,
-        env = "INKSTONE_VISION",
-        value_name = "HOST:PORT",
-        required = true,
-        value_delimiter = ','
-    )]
-    pub(crate) vision: Vec<String>,
-    /// Most requests at once; past it they are refused.
-    #[arg(long, env = "INKSTONE_MAX_REQUESTS", value_name = "N")]
-    pub(crate) max_requests: Option<u32>,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct WorkerArguments {
-    /// What the worker does.
-    #[arg(long, value_enum)]
-    pub(crate) role: RoleChoice,
+    /// What the worker does; with --registry, what it may be told to do.
+    #[arg(
+        long,
+        env = "INKSTONE_ROLE",
+        value_enum,
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(crate) role: Vec<RoleChoice>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+    /// With --registry: language ranks that this process can run.
+    #[arg(long, env = "INKSTONE_DEVICES", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) devices: u32,
+    #[command(flatten)]
+    pub(crate) stop: StopArguments,
     /// What runs the model.
     #[arg(long, env = "INKSTONE_EXECUTOR", value_enum, default_value = "device")]
     pub(crate) executor: ExecutorChoice,
@@ -183,7 +203,7 @@ pub(crate) struct WorkerArguments {
         default_value = "127.0.0.1:0"
     )]
     pub(crate) grpc: SocketAddr,
-    /// Language ranks that share the model.
+    /// Language ranks that share the model; with --registry, the coordinator says.
     #[arg(
         long,
         env = "INKSTONE_TENSOR_PARALLEL",
@@ -208,9 +228,12 @@ pub(crate) struct WorkerArguments {
     /// A step, and every wait of a rank for another, fails after this many seconds.
     #[arg(long, env = "INKSTONE_STEP_DEADLINE", value_name = "SECONDS", default_value_t = inkstone_worker::config::DEFAULT_STEP_DEADLINE.as_secs())]
     pub(crate) step_deadline: u64,
-    /// How long ranks wait for one another at the start, in seconds.
-    #[arg(long, env = "INKSTONE_JOIN_DEADLINE", value_name = "SECONDS", default_value_t = inkstone_worker::config::DEFAULT_JOIN_DEADLINE.as_secs())]
-    pub(crate) join_deadline: u64,
+    /// How long ranks wait for one another at the start, in seconds; default: 600, with --registry 60 once the weights are there.
+    #[arg(long, env = "INKSTONE_JOIN_DEADLINE", value_name = "SECONDS")]
+    pub(crate) join_deadline: Option<u64>,
+    /// With --registry: a rank in another process that gives no sign of life for so many milliseconds is lost.
+    #[arg(long, env = "INKSTONE_RANK_SILENCE", value_name = "MILLISECONDS", default_value_t = inkstone_worker::config::DEFAULT_SILENCE.as_millis() as u64)]
+    pub(crate) rank_silence: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

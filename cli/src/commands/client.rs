@@ -10,6 +10,7 @@ use inkstone_proto::v1::{
     ContentPart, Message, Picture, Role, chat_service_client::ChatServiceClient,
     content_part::Content, picture::Source,
 };
+use inkstone_worker::config::DEFAULT_GRACE;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
@@ -66,9 +67,11 @@ fn with_own_cluster(
     let cluster = LocalCluster {
         model_dir: model.path(),
         engine: engine.clone(),
+        language_replicas: 1,
         tensor_parallel: 1,
         vision_workers: 1,
         grpc: ([127, 0, 0, 1], 0).into(),
+        grace: DEFAULT_GRACE,
     };
     run_until_stopped(async move |shutdown| {
         let (ready, is_ready) = oneshot::channel();

@@ -1,29 +1,40 @@
-//! A whole cluster in this process: the same services as in a real one, over loopback gRPC.
+//! A whole cluster in this process: the same nodes, the same placement and the same services as in a real one, over a registry in
+//! memory and gRPC on loopback.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use inkstone_cluster::{GroupId, LanguageGroup, Members};
+use inkstone_cluster::{
+    ClusterState, Deployment, InProcessRegistry, NodeId, NodeStatus, Phase, Registry, Role,
+};
+use inkstone_coordinator::{PlacementSettings, Wanted};
 use inkstone_worker::{
-    config::RankPlacement, language::serve_language, picture_encoder::serve_vision,
+    config::{
+        DEFAULT_NODE_JOIN_DEADLINE, DEFAULT_SILENCE, DEFAULT_STEP_DEADLINE, Deadlines,
+        ExecutorSettings, NodeConfig,
+    },
+    node::run_node,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::{identity::random_name, vision_settings};
 use crate::{arguments::EngineArguments, telemetry::Console};
 
 /// What to run.
 pub(crate) struct LocalCluster {
     pub(crate) model_dir: PathBuf,
     pub(crate) engine: EngineArguments,
-    pub(crate) tensor_parallel: usize,
-    pub(crate) vision_workers: usize,
+    pub(crate) language_replicas: u32,
+    pub(crate) tensor_parallel: u32,
+    pub(crate) vision_workers: u32,
     pub(crate) grpc: SocketAddr,
+    pub(crate) grace: Duration,
 }
 
 impl LocalCluster {
-    /// Runs until `shutdown`, or until a part fails. `ready` hears the address once requests are taken. Stops in the
-    /// order of [`Self::stop`].
+    /// Runs until `shutdown`, or until a part fails that nothing can replace. `ready` hears the address once requests are taken.
+    /// Stops front to back: clients' streams finish first, then the workers that feed them.
     pub(crate) async fn run(
         self,
         console: &Console,
@@ -33,104 +44,128 @@ impl LocalCluster {
         let front = TcpListener::bind(self.grpc)
             .await
             .with_context(|| format!("cannot listen on {}", self.grpc))?;
-        let workers_stop = CancellationToken::new();
-        let mut workers = JoinSet::new();
-        let language = self
-            .start_language(&mut workers, console, &workers_stop)
-            .await?;
-        let mut vision = Vec::with_capacity(self.vision_workers);
-        for _ in 0..self.vision_workers {
-            vision.push(
-                self.start_vision(&mut workers, console, &workers_stop)
-                    .await?,
-            );
+        let registry = InProcessRegistry::new();
+        let nodes_stop = CancellationToken::new();
+        let mut nodes = JoinSet::new();
+        for (role, number) in self.nodes() {
+            let (listener, address) = loopback().await?;
+            let config = self.node(role, number, address)?;
+            let (registry, stop) = (Arc::clone(&registry), nodes_stop.clone());
+            nodes.spawn(run_node(
+                config,
+                registry,
+                listener,
+                stop,
+                console.progress(),
+            ));
         }
-        let members = members(language, &vision)?;
         let (coordinator_ready, is_ready) = oneshot::channel();
         let coordinator_stop = CancellationToken::new();
         let mut coordinator = tokio::spawn(inkstone_coordinator::serve(
-            inkstone_coordinator::Config::for_members(members),
+            self.coordinator(Arc::clone(&registry)),
             front,
             coordinator_stop.clone(),
             coordinator_ready,
         ));
-        tokio::spawn(async move {
-            if let Ok(coordinator) = is_ready.await {
-                let _ = ready.send(coordinator.address);
+        let start = async {
+            tokio::select! {
+                Ok(coordinator) = is_ready => {
+                    let _ = ready.send(coordinator.address);
+                    std::future::pending().await
+                }
+                error = failure(registry.as_ref()) => error,
             }
-        });
+        };
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             ended = &mut coordinator => return ended?,
-            Some(ended) = workers.join_next() => ended?.and_then(|()| Err(anyhow::anyhow!("a worker stopped by itself"))),
+            error = start => Err(error),
+            Some(ended) = nodes.join_next() => ended?.and_then(|()| Err(anyhow::anyhow!("a worker stopped by itself"))),
         };
-        // Front to back: clients' streams finish first, then the workers that feed them.
         coordinator_stop.cancel();
         let _ = coordinator.await?;
-        workers_stop.cancel();
-        while workers.join_next().await.is_some() {}
+        nodes_stop.cancel();
+        while nodes.join_next().await.is_some() {}
         result
     }
 
-    async fn start_language(
-        &self,
-        workers: &mut JoinSet<anyhow::Result<()>>,
-        console: &Console,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<SocketAddr> {
-        let settings = self
-            .engine
-            .model_settings(self.model_dir.clone(), self.tensor_parallel);
-        let config = self
-            .engine
-            .language(settings, self.tensor_parallel, RankPlacement::InProcess);
-        let (listener, address) = loopback().await?;
-        workers.spawn(serve_language(
-            config,
-            listener,
-            stop.clone(),
-            console.progress(),
-        ));
-        Ok(address)
+    /// A node for each language group, and one for each vision worker.
+    fn nodes(&self) -> impl Iterator<Item = (Role, u32)> + use<> {
+        let language = (0..self.language_replicas).map(|number| (Role::Language, number));
+        let vision = (0..self.vision_workers).map(|number| (Role::Vision, number));
+        language.chain(vision)
     }
 
-    async fn start_vision(
-        &self,
-        workers: &mut JoinSet<anyhow::Result<()>>,
-        console: &Console,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<SocketAddr> {
-        let settings = self
-            .engine
-            .model_settings(self.model_dir.clone(), self.vision_workers);
-        let (listener, address) = loopback().await?;
-        workers.spawn(serve_vision(
-            self.engine.vision(settings),
-            listener,
-            stop.clone(),
-            console.progress(),
-        ));
-        Ok(address)
+    fn node(&self, role: Role, number: u32, address: SocketAddr) -> anyhow::Result<NodeConfig> {
+        let (name, devices) = match role {
+            Role::Language => ("language", self.tensor_parallel),
+            Role::Vision => ("vision", 1),
+        };
+        let ranks = self.language_replicas * self.tensor_parallel;
+        Ok(NodeConfig {
+            id: NodeId::new(format!("{name}-{number}")),
+            incarnation: random_name(),
+            host: "localhost".to_owned(),
+            address: address.to_string().parse()?,
+            roles: [role].into(),
+            devices,
+            model: self
+                .engine
+                .model_settings(self.model_dir.clone(), ranks as usize),
+            group: self.engine.group(Deadlines {
+                join: DEFAULT_NODE_JOIN_DEADLINE,
+                step: DEFAULT_STEP_DEADLINE,
+                silence: DEFAULT_SILENCE,
+            }),
+            vision_threads: self.engine.threads_of_each(self.vision_workers as usize),
+            vision: vision_settings(ExecutorSettings::Device),
+            grace: self.grace,
+        })
     }
+
+    fn coordinator(&self, registry: Arc<dyn Registry>) -> inkstone_coordinator::Config {
+        let mut placement = PlacementSettings::new(NodeId::new("coordinator-0"));
+        placement.wanted = Wanted::Replace(Deployment {
+            model: None,
+            language_replicas: self.language_replicas,
+            tensor_parallel: self.tensor_parallel,
+            vision_replicas: self.vision_workers,
+        });
+        // There is nothing to choose from: each part has a node of its own.
+        placement.policy.gather_for = Duration::ZERO;
+        let mut config = inkstone_coordinator::Config::for_registry(registry, placement);
+        config.timeouts.drain = self.grace;
+        config
+    }
+}
+
+/// Waits until a part fails before the cluster was ever ready: what does not start here does not start elsewhere.
+async fn failure(registry: &dyn Registry) -> anyhow::Error {
+    let mut state = registry.state();
+    loop {
+        if let Some(reason) = first_failure(&state.borrow_and_update()) {
+            return anyhow::Error::msg(reason);
+        }
+        if state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn first_failure(state: &ClusterState) -> Option<String> {
+    let reason = |status: &NodeStatus| {
+        let language = status.language.iter().map(|language| &language.phase);
+        let vision = status.vision.iter().map(|vision| &vision.phase);
+        language.chain(vision).find_map(|phase| match phase {
+            Phase::Failed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        })
+    };
+    state.statuses.values().find_map(reason)
 }
 
 async fn loopback() -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     Ok((listener, address))
-}
-
-fn members(language: SocketAddr, vision: &[SocketAddr]) -> anyhow::Result<Members> {
-    let vision = vision
-        .iter()
-        .map(|address| address.to_string().parse())
-        .collect::<Result<_, _>>()?;
-    Ok(Members {
-        language_groups: vec![LanguageGroup {
-            id: GroupId::new("group-0"),
-            leader: language.to_string().parse()?,
-            epoch: None,
-        }],
-        vision_workers: vision,
-    })
 }

@@ -5,17 +5,21 @@ pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod coordinator;
 pub(crate) mod default_model;
+pub(crate) mod drain;
 pub(crate) mod eval;
+pub(crate) mod identity;
 pub(crate) mod local_cluster;
 pub(crate) mod model;
+pub(crate) mod scale;
 pub(crate) mod serve;
+pub(crate) mod status;
 pub(crate) mod worker;
 
 use std::{future::Future, path::PathBuf, thread};
 
 use inkstone_worker::config as defaults;
 use inkstone_worker::config::{
-    ExecutorSettings, LanguageConfig, ModelSettings, RankPlacement, VisionConfig,
+    Deadlines, ExecutorSettings, GroupSettings, ModelSettings, VisionSettings,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,47 +29,42 @@ use crate::arguments::EngineArguments;
 impl EngineArguments {
     /// Settings for `parts` ranks (or encoders) that share this process's threads.
     pub(crate) fn model_settings(&self, model_dir: PathBuf, parts: usize) -> ModelSettings {
-        let threads = self
-            .threads
-            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
         ModelSettings {
             model_dir,
             dtype: self.dtype.map(Into::into),
-            threads: (threads / parts).max(1),
+            threads: self.threads_of_each(parts),
         }
     }
 
-    /// Settings of a language group's leader process.
-    pub(crate) fn language(
-        &self,
-        model: ModelSettings,
-        world_size: usize,
-        ranks: RankPlacement,
-    ) -> LanguageConfig {
-        LanguageConfig {
-            model,
-            world_size,
-            ranks,
+    /// Threads for each of `parts` that share this process's.
+    pub(crate) fn threads_of_each(&self, parts: usize) -> usize {
+        let threads = self
+            .threads
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        (threads / parts.max(1)).max(1)
+    }
+
+    /// How a language group runs.
+    pub(crate) fn group(&self, deadlines: Deadlines) -> GroupSettings {
+        GroupSettings {
             executor: ExecutorSettings::Device,
             kv_cache_tokens: self.kv_cache_tokens,
             max_step_tokens: self.max_step_tokens,
             max_running: self.max_running,
             max_waiting: self.max_waiting,
-            step_deadline: defaults::DEFAULT_STEP_DEADLINE,
-            join_deadline: defaults::DEFAULT_JOIN_DEADLINE,
+            deadlines,
         }
     }
+}
 
-    /// Settings of a vision worker.
-    pub(crate) fn vision(&self, model: ModelSettings) -> VisionConfig {
-        VisionConfig {
-            model,
-            executor: ExecutorSettings::Device,
-            max_picture_bytes: defaults::DEFAULT_MAX_PICTURE_BYTES,
-            max_picture_pixels: defaults::DEFAULT_MAX_PICTURE_PIXELS,
-            max_queue: defaults::DEFAULT_VISION_QUEUE,
-            feature_cache_bytes: defaults::DEFAULT_FEATURE_CACHE_BYTES,
-        }
+/// How a vision worker takes and encodes pictures.
+pub(crate) fn vision_settings(executor: ExecutorSettings) -> VisionSettings {
+    VisionSettings {
+        executor,
+        max_picture_bytes: defaults::DEFAULT_MAX_PICTURE_BYTES,
+        max_picture_pixels: defaults::DEFAULT_MAX_PICTURE_PIXELS,
+        max_queue: defaults::DEFAULT_VISION_QUEUE,
+        feature_cache_bytes: defaults::DEFAULT_FEATURE_CACHE_BYTES,
     }
 }
 

@@ -10,9 +10,11 @@ pub(crate) fn run(arguments: ServeArguments, console: &Console) -> anyhow::Resul
     let cluster = LocalCluster {
         model_dir: model.path(),
         engine: arguments.engine,
-        tensor_parallel: arguments.tensor_parallel,
-        vision_workers: arguments.vision_workers.max(1),
+        language_replicas: arguments.language_replicas,
+        tensor_parallel: u32::try_from(arguments.tensor_parallel)?.max(1),
+        vision_workers: u32::try_from(arguments.vision_workers)?.max(1),
         grpc: arguments.grpc,
+        grace: arguments.stop.grace(),
     };
     run_until_stopped(async |shutdown| {
         let (ready, is_ready) = oneshot::channel();
