@@ -18,7 +18,7 @@ use crate::{
     admission::LoadSource,
     cluster_load::GroupLoad,
     model::ServedModel,
-    routing::{self, VisionOutlook},
+    routing::{self, Router, RoutingPolicy, VisionOutlook},
     worker_client::{Connector, Generation, PictureUpload, PlacedPicture, WorkerError},
 };
 use group::PromptBlocks;
@@ -26,6 +26,7 @@ use group::PromptBlocks;
 /// The members and how to speak to them. Made within a runtime: a task follows the member list.
 pub(crate) struct ClusterView {
     shared: Arc<Shared>,
+    router: Router,
     following: AbortHandle,
 }
 
@@ -52,7 +53,17 @@ impl ClusterView {
             roster,
         });
         let following = tokio::spawn(follow(shared.clone(), changes)).abort_handle();
-        Self { shared, following }
+        Self {
+            shared,
+            router: Router::default(),
+            following,
+        }
+    }
+
+    /// The same with groups chosen in another way.
+    pub(crate) fn routed_by(mut self, policy: RoutingPolicy) -> Self {
+        self.router = Router::new(policy);
+        self
     }
 
     /// The language groups, in the order of the member list.
@@ -102,7 +113,8 @@ impl ClusterView {
     ) -> Result<Placed, WorkerError> {
         let groups = self.groups();
         let outlooks: Vec<_> = groups.iter().map(|group| group.outlook(blocks)).collect();
-        let order = routing::rank_groups(blocks.num_tokens(), &outlooks, rand::random());
+        let draw = rand::random();
+        let order = self.router.rank(blocks.num_tokens(), &outlooks, draw);
         let mut last = WorkerError::Unavailable("there is no language group".into());
         for index in order {
             let (group, outlook) = (&groups[index], &outlooks[index]);

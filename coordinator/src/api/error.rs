@@ -121,6 +121,7 @@ fn metadata(error: &RequestError) -> HashMap<String, String> {
             ("max_prompt_tokens", limit.to_string()),
         ],
         RequestError::Overloaded { reason, .. } => &[("bound", reason.label().to_owned())],
+        RequestError::RecoveryFailed { num_moves, .. } => &[("moves", num_moves.to_string())],
         _ => &[],
     };
     let pairs = pairs.iter();

@@ -129,7 +129,7 @@ impl Group {
             None => None,
         };
         // Before the answer, so that requests that come meanwhile know of this one.
-        self.client.pulse().sent(num_new as u64, hashes);
+        let sent = self.client.pulse().sent(num_new as u64, hashes);
         let answer = match self.generate_in(epoch, generation).await {
             Err(WorkerError::EpochMismatch(_)) => {
                 self.forget(epoch).await;
@@ -140,7 +140,8 @@ impl Group {
             answer => answer.map(|stream| (stream, epoch)),
         };
         match answer {
-            Ok((stream, epoch)) => {
+            Ok((mut stream, epoch)) => {
+                stream.keep(sent);
                 self.client.pulse().thrives();
                 Ok(Placed {
                     stream,

@@ -68,7 +68,10 @@ pub(crate) enum KeptPictures {
     /// The answer did not begin yet: they are the caller's, whose request they came with.
     Whole(Arc<[Picture]>),
     /// They take room until the end.
-    Kept(Arc<[Picture]>, OwnedSemaphorePermit),
+    Kept {
+        pictures: Arc<[Picture]>,
+        _room: OwnedSemaphorePermit,
+    },
     /// There was no room. The request can still move wherever its pictures are found.
     LetGo,
 }
@@ -87,7 +90,10 @@ impl KeptPictures {
             Self::Whole(pictures) => {
                 let num_bytes = pictures.iter().map(|picture| picture.data.len()).sum();
                 match room.take(num_bytes) {
-                    Some(taken) => Self::Kept(pictures, taken),
+                    Some(room) => Self::Kept {
+                        pictures,
+                        _room: room,
+                    },
                     None => {
                         telemetry::count_pictures_let_go(pictures.len());
                         Self::LetGo
@@ -102,7 +108,7 @@ impl KeptPictures {
     pub(crate) fn get(&self) -> Option<Arc<[Picture]>> {
         match self {
             Self::None => Some(Arc::default()),
-            Self::Whole(pictures) | Self::Kept(pictures, _) => Some(pictures.clone()),
+            Self::Whole(pictures) | Self::Kept { pictures, .. } => Some(pictures.clone()),
             Self::LetGo => None,
         }
     }

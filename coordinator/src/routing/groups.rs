@@ -8,8 +8,11 @@ use crate::cluster_load::LoadReport;
 /// A report that is older says little: four were due since.
 const STALE: Duration = Duration::from_secs(1);
 /// Rows of prompt that a sequence in the batch is reckoned as: those that it computes while the newcomer waits and runs, each of which
-/// costs more than a row of prompt. So sixteen sequences weigh as much as a prompt of a thousand tokens.
-const ROWS_OF_SEQUENCE: f64 = 64.0;
+/// costs more than a row of prompt. So sixteen sequences weigh as much as a prompt of 512 tokens.
+const ROWS_OF_SEQUENCE: f64 = 32.0;
+/// What a row counts that this prompt has to compute, against one that is computed before it anyway: somebody waits for it, and what
+/// another group has already is lost work to all.
+const OWN_ROWS: f64 = 2.0;
 /// What a group is taken to compute each second while no group has said it. Only differences count then.
 const UNKNOWN_RATE: f64 = 1000.0;
 /// Costs this near to the least one are as good: reports are a quarter of a second old.
@@ -80,7 +83,7 @@ impl Outlook {
         report.map(|(report, _)| report)
     }
 
-    /// Seconds until the prompt is computed, and what company costs afterwards.
+    /// Seconds until the prompt is computed, with what it costs others, and what company costs afterwards.
     fn cost(&self, report: &LoadReport, num_tokens: usize, unknown_rate: f64) -> f64 {
         let own_rows = num_tokens.saturating_sub(self.cached_tokens) as f64;
         let queued_rows = (report.prefill_tokens + self.unreported_rows) as f64;
@@ -89,7 +92,7 @@ impl Outlook {
             known if known > 0.0 => f64::from(known),
             _ => unknown_rate,
         };
-        (own_rows + queued_rows + f64::from(company) * ROWS_OF_SEQUENCE) / rate
+        (OWN_ROWS * own_rows + queued_rows + f64::from(company) * ROWS_OF_SEQUENCE) / rate
     }
 }
 
@@ -137,7 +140,7 @@ mod tests {
             })
         };
         assert_eq!(first(1000, &[idle(), cached(4), idle()]), [0, 400, 0]);
-        assert_eq!(first(1000, &[idle(), cached(30), idle()])[1], 0);
+        assert_eq!(first(1000, &[idle(), cached(60), idle()])[1], 0);
         // A short one is worth it among equals.
         let little = Outlook {
             cached_tokens: 32,

@@ -1,10 +1,13 @@
 //! Who gets what: pure functions from a request and what is known of the cluster to an order of workers to try.
 
 mod groups;
+mod policy;
 mod prefix_index;
 mod vision;
 
 pub(crate) use groups::{Outlook, rank_groups};
+pub use policy::RoutingPolicy;
+pub(crate) use policy::Router;
 pub(crate) use prefix_index::{CacheChange, PrefixIndex};
 pub(crate) use vision::{VisionOutlook, rank_vision_workers};
 

@@ -595,7 +595,8 @@ async fn beat(call: &Call) {
 
 #[tokio::test]
 async fn the_call_is_made_before_the_first_request_and_load_is_heard_on_it() {
-    let (mut calls, client) = leader(|_| {}).await;
+    let silence = Duration::from_millis(400);
+    let (mut calls, client) = leader(|timeouts| timeouts.silence = silence).await;
     let call = next_call(&mut calls).await;
     assert_eq!(client.pulse().last_report(), None);
     beat(&call).await;
@@ -605,8 +606,11 @@ async fn the_call_is_made_before_the_first_request_and_load_is_heard_on_it() {
     .await;
     let (report, _) = client.pulse().last_report().unwrap();
     assert_eq!((report.running, report.rows_per_second), (3, 500.0));
-    // It is made again by itself.
-    drop(call);
+    // It is made again by itself, also when nothing is heard on it any more.
+    let quiet = call;
+    let call = next_call(&mut calls).await;
+    beat(&call).await;
+    drop((quiet, call));
     let call = next_call(&mut calls).await;
     beat(&call).await;
 }

@@ -464,9 +464,15 @@ async fn reasons_of_workers_survive_the_wire() {
     assert!(status.get_details_retry_info().is_some(), "{status:?}");
 
     let stopping = WorkerError::Unavailable("the group is stopping".into());
-    group.script(fake::Script::Refuse(stopping));
-    let status = coordinator.refusal(question("hi")).await;
-    check_error(&status, Code::Unavailable, "LANGUAGE_UNAVAILABLE");
+    for _ in 0..2 {
+        group.script(fake::Script::Refuse(stopping.clone()));
+    }
+    let answer = coordinator.chat(question("hi")).await.unwrap();
+    assert_eq!(
+        Answer::read(answer).await.text(),
+        "hello",
+        "it is asked again"
+    );
 
     let fault = WorkerError::Faulty("logits are not finite".into());
     group.play([Step::Text("hello"), Step::Fail(fault)]);

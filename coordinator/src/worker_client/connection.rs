@@ -21,12 +21,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use super::{
     Generation, GenerationStream, Pulse, WorkerError,
     from_wire::{cache_from_wire, event_from_wire, load_from_wire, refusal_from_wire},
     generation_queue::{GenerationWriter, generation_queue},
+    grpc::language_client,
     to_wire::generation_to_wire,
 };
 
@@ -35,6 +36,8 @@ const MAX_UNSENT: usize = 4096;
 /// How often in the time after which it counts as lost a silent leader is looked at. Looks are counted, not time: when this process
 /// itself was held up, what came meanwhile is read before the next look.
 const LOOKS: u32 = 8;
+/// Looks after which a silent leader without requests is called anew.
+const IDLE_LOOKS: u32 = 3 * LOOKS;
 /// Between a call that broke and the next one, doubled while calls break before anything was heard.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -46,7 +49,7 @@ pub(super) struct Leader {
 }
 
 struct Calls {
-    client: LanguageServiceClient<Channel>,
+    endpoint: Endpoint,
     silence: Duration,
     pulse: Arc<Pulse>,
     current: Mutex<Option<Arc<Connection>>>,
@@ -54,9 +57,9 @@ struct Calls {
 
 impl Leader {
     /// Begins to connect. A leader with requests that says nothing for `silence` counts as lost.
-    pub(super) fn new(client: LanguageServiceClient<Channel>, silence: Duration) -> Self {
+    pub(super) fn new(endpoint: Endpoint, silence: Duration) -> Self {
         let calls = Arc::new(Calls {
-            client,
+            endpoint,
             silence,
             pulse: Arc::default(),
             current: Mutex::default(),
@@ -152,7 +155,7 @@ impl Connection {
             silence: calls.silence,
             ended: ended.clone(),
         };
-        let dealing = tokio::spawn(call.make(calls.client.clone())).abort_handle();
+        let dealing = tokio::spawn(call.make(language_client(&calls.endpoint))).abort_handle();
         Arc::new(Self {
             shared,
             dealing,
@@ -383,19 +386,21 @@ impl Call {
         }
     }
 
-    /// Returns when the leader said nothing for too long while it had requests.
+    /// Returns when the leader said nothing for too long while it had requests, or for much too long while it had none: the
+    /// connection may be dead without knowing it.
     async fn silent(&self) -> WorkerError {
         let look = self.silence / LOOKS;
         let mut looks = interval_at(Instant::now() + look, look);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut num_silent = 0;
-        while num_silent < LOOKS {
+        let (mut num_silent, mut num_idle) = (0, 0);
+        while num_silent < LOOKS && num_idle < IDLE_LOOKS {
             looks.tick().await;
             let mut state = self.shared.lock();
             let is_heard = std::mem::take(&mut state.is_heard);
-            num_silent = match is_heard || state.queues.is_empty() {
-                true => 0,
-                false => num_silent + 1,
+            (num_silent, num_idle) = match state.queues.is_empty() {
+                _ if is_heard => (0, 0),
+                true => (0, num_idle + 1),
+                false => (num_silent + 1, 0),
             };
         }
         let seconds = self.silence.as_secs_f32();

@@ -532,11 +532,6 @@ impl FakeVisionWorker {
         self.evict_all();
     }
 
-    /// It is there again, and holds nothing.
-    pub(crate) fn set_back(&self) {
-        self.away.store(false, Ordering::SeqCst);
-    }
-
     /// It encodes for another model from now on.
     pub(crate) fn set_model(&self, model: ModelDescription) {
         *self.model.lock().unwrap() = model;

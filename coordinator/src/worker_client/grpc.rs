@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{Stream, stream};
 use inkstone_cluster::{Epoch, NodeAddress};
 use inkstone_interface::description::ModelDescription;
-use inkstone_proto::worker::v1 as wire;
+use inkstone_proto::worker::v1::{self as wire, language_service_client::LanguageServiceClient};
 use tokio::time::{Instant, timeout};
 use tonic::{
     Code, Status, TimeoutExpired,
@@ -39,35 +39,37 @@ impl GrpcConnector {
         Self { timeouts }
     }
 
-    fn channel(&self, address: &NodeAddress) -> Channel {
+    /// How to reach a worker; a connection that answers no ping is given up.
+    fn endpoint(&self, address: &NodeAddress, ping_interval: Duration, ping: Duration) -> Endpoint {
         Endpoint::from_shared(address.as_uri().to_owned())
             .expect("a node address is a URI by construction")
             .connect_timeout(self.timeouts.connect)
-            .http2_keep_alive_interval(self.timeouts.ping_interval)
-            .keep_alive_timeout(self.timeouts.ping)
+            .http2_keep_alive_interval(ping_interval)
+            .keep_alive_timeout(ping)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
             .tcp_nodelay(true)
-            .connect_lazy()
     }
 }
 
 impl Connector for GrpcConnector {
     fn language(&self, leader: &NodeAddress) -> Arc<dyn LanguageClient> {
-        let client =
-            wire::language_service_client::LanguageServiceClient::new(self.channel(leader))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let timeouts = &self.timeouts;
+        let endpoint = self.endpoint(leader, timeouts.ping_interval, timeouts.ping);
         Arc::new(GrpcLanguageClient {
-            leader: Leader::new(client.clone(), self.timeouts.silence),
-            client,
-            describe_timeout: self.timeouts.describe,
-            accept_timeout: self.timeouts.accept,
+            leader: Leader::new(endpoint.clone(), timeouts.silence),
+            endpoint,
+            describe_timeout: timeouts.describe,
+            accept_timeout: timeouts.accept,
         })
     }
 
     fn vision(&self, worker: &NodeAddress) -> Arc<dyn VisionClient> {
-        let client = wire::vision_service_client::VisionServiceClient::new(self.channel(worker))
+        // No word comes by itself while a picture is on its way, so that pings have to tell a worker that hangs.
+        let silence = self.timeouts.silence;
+        let channel = self.endpoint(worker, silence, 2 * silence).connect_lazy();
+        let client = wire::vision_service_client::VisionServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Arc::new(GrpcVisionClient {
             client,
@@ -78,8 +80,14 @@ impl Connector for GrpcConnector {
     }
 }
 
+/// A client over a connection of its own. Calls to a leader are few and long; each has a connection of its own, so that none waits for a connection
+/// that is dead and does not know it yet.
+pub(super) fn language_client(endpoint: &Endpoint) -> LanguageServiceClient<Channel> {
+    LanguageServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
 struct GrpcLanguageClient {
-    client: wire::language_service_client::LanguageServiceClient<Channel>,
+    endpoint: Endpoint,
     /// The call that all requests share.
     leader: Leader,
     describe_timeout: Duration,
@@ -93,7 +101,9 @@ impl LanguageClient for GrpcLanguageClient {
             wire::DescribeLanguageRequest {},
             Some(self.describe_timeout),
         );
-        let answer = self.client.clone().describe_language(call).await?;
+        let answer = language_client(&self.endpoint)
+            .describe_language(call)
+            .await?;
         let answer = answer.into_inner();
         Ok(LanguageDescription {
             model: parse_description(&answer.description_json)?,

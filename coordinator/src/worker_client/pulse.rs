@@ -2,8 +2,8 @@
 //! connection to the leader writes it, routing reads it.
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -33,8 +33,9 @@ struct State {
     /// Rows computed each second at its best; rows of a prompt are quicker than decodes.
     best_rate: f32,
     blocks: PrefixIndex,
-    /// When each was sent, and how many positions it has to compute.
-    unreported: VecDeque<(Instant, u64)>,
+    /// When each was sent, and how many positions it has to compute; in the order in which they were sent.
+    unreported: BTreeMap<u64, (Instant, u64)>,
+    num_sent: u64,
     health: Health,
 }
 
@@ -53,9 +54,10 @@ impl Pulse {
         self.lock().blocks.apply(change);
     }
 
-    /// A request goes there.
-    pub(crate) fn sent(&self, num_rows: u64, blocks: Option<&BlockHashes>) {
-        self.lock().sent(num_rows, blocks, Instant::now());
+    /// A request goes there; it counts until a report counts it, or it ends.
+    pub(crate) fn sent(self: &Arc<Self>, num_rows: u64, blocks: Option<&BlockHashes>) -> Sent {
+        let id = self.lock().sent(num_rows, blocks, Instant::now());
+        Sent(self.clone(), id)
     }
 
     /// The group took a request on.
@@ -85,25 +87,21 @@ impl State {
         self.best_rate = (self.best_rate * RATE_MEMORY).max(report.rows_per_second);
         self.report = Some((report, now));
         let is_counted = |sent: &Instant| now.saturating_duration_since(*sent) > ON_ITS_WAY;
-        while self
-            .unreported
-            .front()
-            .is_some_and(|(sent, _)| is_counted(sent))
-        {
-            self.unreported.pop_front();
-        }
+        self.unreported.retain(|_, (sent, _)| !is_counted(sent));
     }
 
-    fn sent(&mut self, num_rows: u64, blocks: Option<&BlockHashes>, now: Instant) {
+    fn sent(&mut self, num_rows: u64, blocks: Option<&BlockHashes>, now: Instant) -> u64 {
         if self.unreported.len() >= MAX_UNREPORTED {
-            self.unreported.pop_front();
+            self.unreported.pop_first();
         }
-        self.unreported.push_back((now, num_rows));
+        self.num_sent += 1;
+        self.unreported.insert(self.num_sent, (now, num_rows));
         if let Some(blocks) = blocks {
             let ends = blocks.picture_ends.iter().map(|(_, hash)| hash);
             let hashes = blocks.full.iter().chain(ends).map(|hash| hash.short());
             self.blocks.expect(hashes, now);
         }
+        self.num_sent
     }
 
     fn failed(&mut self, now: Instant) {
@@ -123,10 +121,19 @@ impl State {
             rows_per_second: self.best_rate,
             num_running,
             unreported_requests: self.unreported.len() as u32,
-            unreported_rows: self.unreported.iter().map(|(_, rows)| rows).sum(),
+            unreported_rows: self.unreported.values().map(|(_, rows)| rows).sum(),
             cached_tokens,
             is_avoided: self.health.is_avoided(now),
         }
+    }
+}
+
+/// A request that was sent, until it ends.
+pub(crate) struct Sent(Arc<Pulse>, u64);
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.0.lock().unreported.remove(&self.1);
     }
 }
 
