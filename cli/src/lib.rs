@@ -15,7 +15,12 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let level = match arguments.command {
         // What they say shares the terminal with log lines.
-        Command::Chat(_) | Command::Eval(_) | Command::Bench(_) => "warn",
+        Command::Chat(_)
+        | Command::Eval(_)
+        | Command::Bench(_)
+        | Command::Status(_)
+        | Command::Scale(_)
+        | Command::Drain(_) => "warn",
         Command::Serve(_) | Command::Coordinator(_) | Command::Worker(_) | Command::Model(_) => {
             "info"
         }
@@ -25,6 +30,9 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => commands::serve::run(serve, &console),
         Command::Coordinator(coordinator) => commands::coordinator::run(coordinator),
         Command::Worker(worker) => commands::worker::run(worker, &console),
+        Command::Status(status) => commands::status::run(&status),
+        Command::Scale(scale) => commands::scale::run(&scale),
+        Command::Drain(drain) => commands::drain::run(&drain),
         Command::Chat(chat) => commands::chat::run(chat, &console),
         Command::Eval(eval) => commands::eval::run(eval, &console),
         Command::Model(model) => commands::model::run(model, &console),
