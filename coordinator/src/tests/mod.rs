@@ -1,6 +1,8 @@
 //! The whole coordinator over a fake cluster, spoken to by gRPC over loopback. A module for each promise.
 
+mod admission;
 mod answers;
+mod cluster;
 mod connection;
 mod ending;
 mod members;

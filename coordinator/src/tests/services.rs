@@ -204,6 +204,7 @@ async fn reflection_tells_of_the_public_package_only() {
     let public = [
         "grpc.health.v1.Health",
         "inkstone.v1.ChatService",
+        "inkstone.v1.ClusterService",
         "inkstone.v1.ModelService",
     ];
     for names in [
