@@ -90,7 +90,7 @@ pub(crate) async fn serve_with(
         None => Patience::AtMost(config.timeouts.start),
     };
     let membership = config.membership.clone();
-    let cluster = ClusterView::new(membership.clone(), connector);
+    let cluster = ClusterView::new(membership.clone(), connector).routed_by(config.routing);
     let dispatcher = Arc::new(Dispatcher::new(
         cluster,
         config.limits.clone(),

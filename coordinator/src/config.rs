@@ -7,7 +7,7 @@ use inkstone_cluster::{
     Deployment, Members, Membership, MembershipError, NodeAddress, NodeId, Registry,
 };
 
-use crate::placement::Policy;
+use crate::{placement::Policy, routing::RoutingPolicy};
 
 const MIB: usize = 1024 * 1024;
 
@@ -20,6 +20,8 @@ pub struct Config {
     pub registry: Option<Arc<dyn Registry>>,
     /// How it takes part in placing; none: it does not, and is not listed among the coordinators. Only with a registry.
     pub placement: Option<PlacementSettings>,
+    /// How it chooses a language group for a request.
+    pub routing: RoutingPolicy,
     /// What it takes on.
     pub limits: Limits,
     /// How long it waits.
@@ -215,6 +217,7 @@ impl Config {
             membership,
             registry: None,
             placement: None,
+            routing: RoutingPolicy::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -254,12 +257,19 @@ impl Limits {
             ("max_text_bytes", self.max_text_bytes),
             ("max_picture_bytes", self.max_picture_bytes),
             ("max_requests", self.max_requests),
+            ("max_queued_per_tenant", self.max_queued_per_tenant),
+            ("max_queued_tokens", self.max_queued_tokens),
+            (
+                "max_queued_tokens_per_tenant",
+                self.max_queued_tokens_per_tenant,
+            ),
+            ("max_queued_bytes", self.max_queued_bytes),
             (
                 "max_requests_per_connection",
                 self.max_requests_per_connection as usize,
             ),
         ] {
-            // The upper bound is the semaphore's; no machine comes near it.
+            // The upper bound keeps sums from running over; no machine comes near it.
             const MOST: usize = usize::MAX >> 3;
             if !(1..=MOST).contains(&value) {
                 return Err(ConfigError {

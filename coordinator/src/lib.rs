@@ -20,6 +20,7 @@ mod worker_client;
 pub use app::{Ready, serve};
 pub use config::{Config, ConfigError, Limits, PlacementSettings, Timeouts, Wanted};
 pub use placement::Policy;
+pub use routing::RoutingPolicy;
 
 #[cfg(test)]
 mod tests;

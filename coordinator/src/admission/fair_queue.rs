@@ -197,7 +197,8 @@ impl FairQueue {
         };
         let newcomer = || self.lowest(Priority::Interactive, |tenant| tenant.running == 0);
         let head = self.lowest(first, |_| true);
-        head.into_iter().chain(std::iter::once_with(newcomer).flatten())
+        head.into_iter()
+            .chain(std::iter::once_with(newcomer).flatten())
     }
 
     /// A candidate goes: its prompt is charged, and its tenant has one more that runs.
@@ -217,7 +218,9 @@ impl FairQueue {
         tenant.running += 1;
         let lane = &mut tenant.lanes[line];
         self.floors[line] = self.floors[line].max(lane.counter);
-        lane.counter = lane.counter.saturating_add(candidate.queued.cost.prompt.units());
+        lane.counter = lane
+            .counter
+            .saturating_add(candidate.queued.cost.prompt.units());
         // A candidate is always the head of its lane.
         if let Some(queued) = lane.queued.pop_front() {
             lane.amount.take(&queued);
@@ -283,8 +286,8 @@ impl FairQueue {
             may(tenant).then_some((name, tenant, queued))
         });
         // Of equals the one that waits longer: nobody is passed for ever by tenants that were never seen before.
-        let lowest = waiting
-            .min_by_key(|(_, tenant, queued)| (tenant.lanes[line].counter, queued.ticket));
+        let lowest =
+            waiting.min_by_key(|(_, tenant, queued)| (tenant.lanes[line].counter, queued.ticket));
         lowest.map(|(name, tenant, queued)| Candidate {
             tenant: name.clone(),
             priority,

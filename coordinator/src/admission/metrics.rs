@@ -26,7 +26,10 @@ pub(super) fn describe() {
         Unit::Seconds,
         "from the door to the turn, or to being sent away"
     );
-    describe_counter!(SHED, "requests sent away by the bound they would have passed");
+    describe_counter!(
+        SHED,
+        "requests sent away by the bound they would have passed"
+    );
 }
 
 /// So much waits now.

@@ -107,7 +107,12 @@ impl AdmissionQueue {
     }
 
     /// A request came. Whether it goes, waits or is sent away is among the verdicts, which may be about others too.
-    pub(crate) fn enter(&mut self, asked: Asked, room: &Room, now: Duration) -> (Ticket, Vec<Verdict>) {
+    pub(crate) fn enter(
+        &mut self,
+        asked: Asked,
+        room: &Room,
+        now: Duration,
+    ) -> (Ticket, Vec<Verdict>) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let Asked {
@@ -329,7 +334,13 @@ impl AdmissionQueue {
         (all.bytes > limit).then_some((Measure::Bytes, ShedReason::Bytes { limit }))
     }
 
-    fn shed(&mut self, ticket: Ticket, reason: ShedReason, now: Duration, verdicts: &mut Vec<Verdict>) {
+    fn shed(
+        &mut self,
+        ticket: Ticket,
+        reason: ShedReason,
+        now: Duration,
+        verdicts: &mut Vec<Verdict>,
+    ) {
         self.queue.remove(ticket, now);
         verdicts.push(Verdict::Shed(ticket, reason));
     }

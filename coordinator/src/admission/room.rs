@@ -9,10 +9,10 @@ const BLOCK_TOKENS: u64 = 16;
 /// What a leader said longer ago says nothing of how it is now: it is silent, and its requests are about to be moved.
 const STALE: Duration = Duration::from_secs(5);
 /// Prompt positions that a group is given ahead at least: about one step of a busy group, so that it never waits for work.
-const LEAST_AHEAD: u64 = 2048;
-/// How much unstarted work a group is given ahead, in time at the rate it was seen to reach. A quarter of a second covers rendering and the
+const LEAST_AHEAD: u64 = 1024;
+/// How much unstarted work a group is given ahead, in time at the rate it was seen to reach. A seventh of a second covers rendering and the
 /// way there; what waits longer waits here, where tenants take turns.
-const AHEAD_SECONDS: f64 = 0.25;
+const AHEAD_SECONDS: f64 = 0.15;
 /// After this long, half of a rate that was seen is forgotten: a group that only answers computes few rows a second, though it could
 /// many.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(60);
@@ -133,7 +133,7 @@ mod tests {
             used: 320,
         };
         assert_eq!(room.tokens, Some(tokens));
-        assert_eq!(room.ahead_tokens, Some(10_000));
+        assert_eq!(room.ahead_tokens, Some(6_000));
         assert_eq!(room.rows_per_second, Some(40_000));
     }
 
@@ -160,7 +160,7 @@ mod tests {
         let mut rooms = RoomEstimator::default();
         rooms.room(&at_rate(40_000.0), Duration::ZERO);
         let later = rooms.room(&at_rate(100.0), RATE_HALF_LIFE);
-        assert_eq!(later.ahead_tokens, Some(5_000));
+        assert_eq!(later.ahead_tokens, Some(3_000));
         let much_later = rooms.room(&at_rate(100.0), RATE_HALF_LIFE * 20);
         assert_eq!(much_later.ahead_tokens, Some(LEAST_AHEAD));
     }

@@ -52,7 +52,11 @@ fn narrow(change: impl FnOnce(&mut Limits, &mut Timeouts)) -> Arc<Admission> {
     let (mut limits, mut timeouts) = (Limits::default(), Timeouts::default());
     limits.max_requests = 1;
     change(&mut limits, &mut timeouts);
-    Arc::new(Admission::new(&limits, &timeouts, Arc::new(Groups::default())))
+    Arc::new(Admission::new(
+        &limits,
+        &timeouts,
+        Arc::new(Groups::default()),
+    ))
 }
 
 type Answer = Result<Arc<Place>, RequestError>;

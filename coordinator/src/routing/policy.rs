@@ -67,7 +67,9 @@ mod tests {
     fn round_robin_goes_round() {
         let router = Router::new(RoutingPolicy::RoundRobin);
         let groups = [running(9), running(0), running(3)];
-        let firsts: Vec<_> = (0..6).map(|draw| router.rank(10, &groups, draw)[0]).collect();
+        let firsts: Vec<_> = (0..6)
+            .map(|draw| router.rank(10, &groups, draw)[0])
+            .collect();
         assert_eq!(firsts, [0, 1, 2, 0, 1, 2]);
         assert!(router.rank(10, &[], 0).is_empty());
     }
@@ -76,7 +78,9 @@ mod tests {
     fn the_least_loaded_is_first_and_equals_take_turns() {
         let router = Router::new(RoutingPolicy::LeastLoaded);
         let groups = [running(2), running(1), running(1)];
-        let mut firsts: Vec<_> = (0..6).map(|draw| router.rank(10, &groups, draw)[0]).collect();
+        let mut firsts: Vec<_> = (0..6)
+            .map(|draw| router.rank(10, &groups, draw)[0])
+            .collect();
         firsts.sort_unstable();
         firsts.dedup();
         assert_eq!(firsts, [1, 2]);

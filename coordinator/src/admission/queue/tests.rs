@@ -272,7 +272,8 @@ fn habits() -> impl Strategy<Value = Vec<Habit>> {
 
 /// A number that depends on two others and looks drawn.
 fn drawn(seed: u64, number: u64) -> u64 {
-    let mixed = (seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed =
+        (seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^ (mixed >> 29)
 }
 
@@ -337,7 +338,11 @@ impl Contest {
         let habit = &self.habits[tenant];
         let size = 1 + drawn(self.seed, number) % habit.prompt;
         let output = 1 + drawn(!self.seed, number) % habit.output;
-        let name = if self.is_fair { tenant.to_string() } else { String::new() };
+        let name = if self.is_fair {
+            tenant.to_string()
+        } else {
+            String::new()
+        };
         // Guessed at twice its size, and put right when it runs.
         let (ticket, verdicts) = self.queue.enter(asked(&name, 2 * size), &NOWHERE, now);
         self.requests.insert(ticket, (tenant, size, output));
