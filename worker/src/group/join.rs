@@ -127,13 +127,14 @@ impl JoinDesk {
         self.wait_until(patience, |seat| seat.is_some()).await?;
         let epoch = welcome.epoch;
         self.send_to_all(&Message::Welcome(welcome));
-        let own = tokio::task::spawn_blocking(form)
-            .await
-            .unwrap_or_else(|error| Err(error.to_string()))
-            .map_err(|reason| JoinError::RankFailed { rank: 0, reason });
+        let own = tokio::select! {
+            own = tokio::task::spawn_blocking(form) => own.unwrap_or_else(|error| Err(error.to_string())),
+            // Rank 0 would wait for it.
+            reason = self.failure() => Err(reason),
+        };
         // A rank that went away is the better reason for rank 0's failure.
         self.first_failure().map_or(Ok(()), Err)?;
-        let own = own?;
+        let own = own.map_err(|reason| JoinError::RankFailed { rank: 0, reason })?;
         self.wait_until(tokio::time::sleep(meeting), |seat| {
             seat.is_some_and(|seat| seat.state == SeatState::Ready)
         })

@@ -75,8 +75,8 @@ impl LanguageTask {
         let is_draining = is_stopping || state.draining.contains(node);
         let now = Self::of(state, node);
         if now.as_ref().is_some_and(|now| now.life == self.life) {
-            // Whoever drains a node moves its work; until then it goes on, unless the process is about to go.
-            return match is_stopping {
+            // Whoever drains a node moves its work; until then it goes on, unless the process, or a rank's, is about to go.
+            return match is_stopping || self.a_rank_leaves(state) {
                 true => Fate::Finishes,
                 false => Fate::GoesOn,
             };
@@ -93,31 +93,43 @@ impl LanguageTask {
         }
     }
 
+    /// A rank whose process is told to stop stays for what runs, and no longer.
+    fn a_rank_leaves(&self, state: &ClusterState) -> bool {
+        match &self.ranks {
+            Ranks::Leader { others } => others
+                .iter()
+                .any(|node| self.is_said(state, node, |phase| *phase == Phase::Draining)),
+            Ranks::Whole | Ranks::Follower { .. } | Ranks::Unfit(_) => false,
+        }
+    }
+
     fn leader_finishes(&self, state: &ClusterState) -> bool {
-        let Ranks::Follower { leader, .. } = &self.ranks else {
-            return false;
-        };
-        let status = state.statuses.get(leader);
-        let language = status.and_then(|status| status.language.as_ref());
-        state.nodes.contains_key(leader)
-            && language
-                .is_some_and(|language| self.is_of(language) && language.phase == Phase::Draining)
+        match &self.ranks {
+            Ranks::Follower { leader, .. } => {
+                state.nodes.contains_key(leader)
+                    && self.is_said(state, leader, |phase| *phase == Phase::Draining)
+            }
+            Ranks::Whole | Ranks::Leader { .. } | Ranks::Unfit(_) => false,
+        }
     }
 
     /// Whether one of the other nodes of this life reads its weights yet.
     pub(super) fn others_load(&self, state: &ClusterState) -> bool {
         let loads = |node: &NodeId| {
-            let status = state.statuses.get(node);
-            let language = status.and_then(|status| status.language.as_ref());
-            language.is_some_and(|language| {
-                self.is_of(language) && matches!(language.phase, Phase::Loading { .. })
-            })
+            self.is_said(state, node, |phase| matches!(phase, Phase::Loading { .. }))
         };
         match &self.ranks {
             Ranks::Leader { others } => others.iter().any(loads),
             Ranks::Follower { leader, .. } => loads(leader),
             Ranks::Whole | Ranks::Unfit(_) => false,
         }
+    }
+
+    /// Whether a node says that its part in this life is like that.
+    fn is_said(&self, state: &ClusterState, node: &NodeId, is: impl Fn(&Phase) -> bool) -> bool {
+        let status = state.statuses.get(node);
+        let language = status.and_then(|status| status.language.as_ref());
+        language.is_some_and(|language| self.is_of(language) && is(&language.phase))
     }
 
     fn is_of(&self, status: &LanguageStatus) -> bool {
@@ -222,6 +234,25 @@ mod tests {
         check("a", &moved, false, Fate::Finishes);
         check("a", &state(&[("g", 6, &["a", "c"])]), false, Fate::IsOver);
         check("a", &state(&[("h", 6, &["a"])]), false, Fate::IsOver);
+    }
+
+    #[test]
+    fn a_leader_finishes_when_one_of_its_ranks_leaves() {
+        let mut same = state(&[("g", 5, &["a", "b"])]);
+        let mut says = |phase| {
+            let status = NodeStatus {
+                language: Some(LanguageStatus {
+                    group: GroupId::new("g"),
+                    epoch: Epoch(5),
+                    phase,
+                }),
+                ..NodeStatus::default()
+            };
+            same.statuses.insert(id("b"), status);
+            task(&["a", "b"], "a").fate(&same, &id("a"), false)
+        };
+        assert_eq!(says(Phase::Ready), Fate::GoesOn);
+        assert_eq!(says(Phase::Draining), Fate::Finishes);
     }
 
     #[test]

@@ -125,11 +125,6 @@ impl LanguagePart {
         };
         match followed {
             Err(breakage) => self.broke(task, &breakage),
-            // As long as nobody took the life away it is a broken one: somebody has to begin another.
-            Ok(()) if self.fate(task).goes_on() => self.broke(
-                task,
-                &Breakage::new("the leader ended this life of the group"),
-            ),
             Ok(()) => End::Over,
         }
     }

@@ -71,8 +71,14 @@ impl LanguagePart {
             let task = LanguageTask::of(&state, self.node.id());
             match task {
                 Some(task) if lived.as_ref() != Some(&task.life) => {
-                    if let End::Over = Box::pin(self.live(&task)).await {
-                        self.node.board.language_idle();
+                    match Box::pin(self.live(&task)).await {
+                        // Somebody has to begin another.
+                        End::Over if self.is_still_wanted(&task) => {
+                            let why = "this life ended because one of its ranks leaves";
+                            self.broke(&task, &Breakage::new(why));
+                        }
+                        End::Over => self.node.board.language_idle(),
+                        End::Broke => {}
                     }
                     lived = Some(task.life);
                     continue;
@@ -100,6 +106,11 @@ impl LanguagePart {
         self.server.clear();
         tracing::info!(life = %task.life, "this life of the language group is over");
         end
+    }
+
+    fn is_still_wanted(&self, task: &LanguageTask) -> bool {
+        let now = LanguageTask::of(&self.node.state.borrow(), self.node.id());
+        !self.node.shutdown.is_cancelled() && now.is_some_and(|now| now.life == task.life)
     }
 
     /// Reports that a life broke.
@@ -169,7 +180,7 @@ impl LanguagePart {
 }
 
 impl FateWatch {
-    pub(super) fn goes_on(&mut self) -> bool {
+    fn goes_on(&mut self) -> bool {
         self.now() == Fate::GoesOn
     }
 

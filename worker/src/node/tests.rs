@@ -197,6 +197,22 @@ async fn a_terminated_leader_keeps_its_ranks_until_its_streams_are_finished() {
 }
 
 #[tokio::test]
+async fn a_terminated_rank_stays_until_its_leader_finished_what_runs() {
+    let mut cluster = Cluster::start(&[("a", 1), ("b", 1)]).await;
+    let epoch = cluster.place(&["a", "b"]).await;
+    cluster.wait_ready().await;
+    let mut call = cluster.call("a").await.unwrap();
+    call.ask(1, epoch, LONG).await;
+    call.first_token(1).await;
+    cluster.terminate("b");
+    assert!(matches!(call.outcome(1).await, Outcome::Answered(_)));
+    cluster.wait_for_end("b").await;
+    // The leader asks for another life; nobody is to blame.
+    let (reason, suspects) = cluster.wait_phase("a", epoch, failure).await;
+    assert!(suspects.is_empty(), "{reason}: {suspects:?}");
+}
+
+#[tokio::test]
 async fn a_node_without_work_leaves_at_once() {
     let mut cluster = Cluster::start(&[("a", 1)]).await;
     cluster.terminate("a");
