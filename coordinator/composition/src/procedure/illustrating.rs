@@ -1,90 +1,14 @@
 //! From places to pictures: captions, searches and choices, each as soon as what it waits for is there.
 
-use super::{Composition, DropReason, Effect, Event, Input, Stage, State, Warning, Work};
+use super::{
+    Composition, DropReason, Effect, Event, Input, Stage, State, Warning, Work,
+    slot::{Progress, Slot},
+};
 use crate::{
     MAX_CANDIDATES, Meter, Picture, PictureId, PictureSource, StepOrder,
     article::{Illustration, SearchRequest, exclude},
     steps::{caption, choice},
 };
-
-/// A place on its way to a picture.
-#[derive(Debug, Clone)]
-pub(super) struct Slot {
-    place: usize,
-    /// As soon as it is known; later captions are told it, whatever becomes of the place.
-    caption: Option<String>,
-    progress: Progress,
-}
-
-#[derive(Debug, Clone)]
-enum Progress {
-    /// Has no caption yet, or needs none.
-    Waiting,
-    Captioning,
-    /// Its search waits for its turn.
-    Captioned,
-    Searching,
-    /// Its choice waits for its turn.
-    Found(Vec<Picture>),
-    Choosing(Vec<Picture>),
-    /// With a picture, or dropped.
-    Settled(Option<Illustration>),
-}
-
-impl Slot {
-    pub(super) fn new(place: usize) -> Self {
-        Self {
-            place,
-            caption: None,
-            progress: Progress::Waiting,
-        }
-    }
-
-    fn is_settled(&self) -> bool {
-        matches!(self.progress, Progress::Settled(_))
-    }
-
-    fn illustration(&self) -> Option<&Illustration> {
-        match &self.progress {
-            Progress::Settled(illustration) => illustration.as_ref(),
-            Progress::Waiting
-            | Progress::Captioning
-            | Progress::Captioned
-            | Progress::Searching
-            | Progress::Found(_)
-            | Progress::Choosing(_) => None,
-        }
-    }
-
-    /// Whether its caption was made or given up.
-    fn is_past_caption(&self) -> bool {
-        !matches!(self.progress, Progress::Waiting | Progress::Captioning)
-    }
-
-    /// Whether its search is over or will not be.
-    fn is_past_search(&self) -> bool {
-        match self.progress {
-            Progress::Waiting
-            | Progress::Captioning
-            | Progress::Captioned
-            | Progress::Searching => false,
-            Progress::Found(_) | Progress::Choosing(_) | Progress::Settled(_) => true,
-        }
-    }
-
-    /// What runs for it.
-    fn work(&self) -> Option<Work> {
-        let place = self.place;
-        match self.progress {
-            Progress::Captioning => Some(Work::Caption { place }),
-            Progress::Searching => Some(Work::Search { place }),
-            Progress::Choosing(_) => Some(Work::Choice { place }),
-            Progress::Waiting | Progress::Captioned | Progress::Found(_) | Progress::Settled(_) => {
-                None
-            }
-        }
-    }
-}
 
 impl Composition {
     pub(super) fn illustrating(&mut self, mut slots: Vec<Slot>, input: Input, meter: &dyn Meter) {
@@ -118,10 +42,9 @@ impl Composition {
         // A place that settles without a run may be what another waits for.
         while (0..slots.len()).any(|at| self.try_start(&mut slots, at, meter)) {}
         if slots.iter().all(Slot::is_settled) {
-            let pictures = slots.into_iter().filter_map(|slot| match slot.progress {
-                Progress::Settled(Some(illustration)) => Some((slot.place, illustration)),
-                _ => None,
-            });
+            let pictures = slots
+                .iter()
+                .filter_map(|slot| Some((slot.place, slot.illustration()?.clone())));
             self.finish(&pictures.collect::<Vec<_>>());
         } else {
             self.state = State::Illustrating(slots);

@@ -19,6 +19,7 @@
 
 mod event;
 mod illustrating;
+mod slot;
 mod work;
 
 pub use self::{
@@ -26,7 +27,7 @@ pub use self::{
     work::{Effect, Input, Work},
 };
 
-use self::illustrating::Slot;
+use self::slot::Slot;
 use crate::{
     Asked, CheckedRequest, ComposeRequest, Meter, PictureCount, PictureId, PictureSource,
     SegmentReader, TooLong,

@@ -73,7 +73,7 @@ impl Question<'_> {
         Ok(super::asked(fitted, settings, self.constraint(), &[]))
     }
 
-    /// Numbers of this article's segments and nothing else; as many as wanted, as far as it has so many segments.
+    /// Numbers of this article's segments and nothing else; as many as wanted, as far as it has so many paragraphs.
     pub fn constraint(&self) -> Option<Constraint> {
         if self.segments.is_empty() {
             return None;
@@ -120,9 +120,9 @@ impl Question<'_> {
         }
     }
 
-    /// At least 1.
+    /// As many as wanted, as far as there are paragraphs after the title. At least 1.
     fn attainable(&self, count: usize) -> usize {
-        count.clamp(1, self.segments.len().max(1))
+        count.clamp(1, self.segments.len().saturating_sub(1).max(1))
     }
 }
 
