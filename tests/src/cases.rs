@@ -1,13 +1,13 @@
 //! Requests of every kind that must survive a fault, each with the answer that it gets when nothing happens.
 
-use std::sync::{Arc, atomic::AtomicU32};
+use std::sync::Arc;
 
 use inkstone_proto::v1::{ChatRequest, Constraint, SamplingParams, constraint::Form};
 use tokio::task::JoinSet;
 
 use crate::{
     client::{connect, greedy, picture, text, user},
-    load::{Spoken, follow},
+    load::{Progress, Spoken, follow},
     pictures::stripes,
 };
 
@@ -56,7 +56,7 @@ async fn record_one(address: &str, index: usize, max_tokens: u32) -> Case {
 async fn ask(address: &str, request: &ChatRequest) -> Spoken {
     let stream = connect(address).await.chat(request.clone()).await;
     let stream = stream.expect("nothing is wrong with it").into_inner();
-    let followed = follow(stream, &AtomicU32::new(0)).await;
+    let followed = follow(stream, &Progress::default()).await;
     followed.spoken.expect("nothing happens")
 }
 

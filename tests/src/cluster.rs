@@ -232,7 +232,7 @@ impl Cluster {
             if !is_vision {
                 add("--devices", &settings.devices);
                 // Room for all streams of a test in one group, so that none that moves has to wait.
-                add("--max-running", &64);
+                add("--max-running", &128);
                 add("--kv-cache-tokens", &32768);
                 words.extend(settings.language_arguments.clone());
             }
@@ -316,6 +316,13 @@ impl Cluster {
         groups(&self.state())
     }
 
+    /// A group by its name.
+    pub fn group(&self, id: &str) -> Group {
+        let mut groups = self.groups().into_iter();
+        let group = groups.find(|group| group.id.as_str() == id);
+        group.unwrap_or_else(|| panic!("there is no {id}: {:#?}", self.state()))
+    }
+
     /// The coordinator that places.
     pub fn placer(&self) -> Option<String> {
         let placer = self.state().placer.clone();
@@ -348,10 +355,16 @@ impl Cluster {
 
     /// The same, with a goal.
     pub async fn wait_until_right_within(&self, patience: Duration) -> Duration {
+        let started = Instant::now();
         self.wait_until("all members are there and serve", patience, |state| {
             self.is_right(state)
         })
-        .await
+        .await;
+        // A coordinator that was just started has yet to ask its groups what they serve.
+        for name in self.running().iter().filter(|name| name.starts_with('c')) {
+            self.process(name).wait_for("coordinator ready", "address");
+        }
+        started.elapsed()
     }
 
     fn is_right(&self, state: &ClusterState) -> bool {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -30,6 +30,9 @@ const HANG: Duration = Duration::from_secs(60);
 /// How long a client asks again and again where it is refused.
 const REFUSED: Duration = Duration::from_secs(60);
 
+/// Rows are rounded differently in other company, and cached keys and values are half precision, which multiplies it.
+const LOGPROB_TOLERANCE: f32 = 1e-2;
+
 /// All that was said in answer to a request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Spoken {
@@ -54,6 +57,29 @@ pub struct SpokenAnswer {
     pub stop_string: String,
 }
 
+/// How far a stream is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    tokens: AtomicU32,
+    /// The coordinator and the group of a stream that began.
+    whose: Mutex<(String, Option<String>)>,
+}
+
+impl Progress {
+    fn reset(&self, coordinator: &str) {
+        self.tokens.store(0, Ordering::Relaxed);
+        *self.whose() = (coordinator.to_owned(), None);
+    }
+
+    fn begin(&self, receipt: Option<&Receipt>) {
+        self.whose().1 = receipt.map(|receipt| receipt.group.clone());
+    }
+
+    fn whose(&self) -> MutexGuard<'_, (String, Option<String>)> {
+        self.whose.lock().expect("nobody panics with it")
+    }
+}
+
 /// What came of following a stream.
 pub struct Followed {
     /// What was said, if it ended well.
@@ -74,19 +100,19 @@ pub enum Trouble {
 }
 
 /// Reads a stream to its end, checking that its events are numbered without gaps and in order, and counts its tokens.
-pub async fn follow(mut stream: Streaming<ChatResponse>, count: &AtomicU32) -> Followed {
+pub async fn follow(mut stream: Streaming<ChatResponse>, progress: &Progress) -> Followed {
     let mut followed = Followed {
         spoken: Ok(Spoken::default()),
         events: Vec::new(),
         receipts: Vec::new(),
     };
-    followed.spoken = read(&mut stream, count, &mut followed).await;
+    followed.spoken = read(&mut stream, progress, &mut followed).await;
     followed
 }
 
 async fn read(
     stream: &mut Streaming<ChatResponse>,
-    count: &AtomicU32,
+    progress: &Progress,
     followed: &mut Followed,
 ) -> Result<Spoken, Trouble> {
     let mut spoken = Spoken::default();
@@ -111,12 +137,13 @@ async fn read(
         match response.event {
             Some(Event::Started(started)) => {
                 let receipt = started.routing.map(Receipt::from);
+                progress.begin(receipt.as_ref());
                 let now = Instant::now();
                 followed.receipts.extend(receipt.map(|it| (now, it)));
             }
             Some(Event::Delta(delta)) => {
                 let tokens = u32::try_from(delta.token_ids.len()).unwrap_or(u32::MAX);
-                count.fetch_add(tokens, Ordering::Relaxed);
+                progress.tokens.fetch_add(tokens, Ordering::Relaxed);
                 spoken.add(delta);
             }
             Some(Event::AnswerFinished(end)) => {
@@ -157,9 +184,6 @@ impl Spoken {
 
     /// Where this is not what was due.
     fn difference(&self, due: &Self) -> Option<String> {
-        if self == due {
-            return None;
-        }
         for (number, due) in &due.answers {
             let Some(answer) = self.answers.get(number) else {
                 return Some(format!("answer {number} is missing"));
@@ -175,11 +199,27 @@ impl Spoken {
                     &due.token_ids[same..due.token_ids.len().min(same + 8)],
                 ));
             }
-            if answer != due {
+            let logprobs = || answer.logprobs.iter().zip(&due.logprobs);
+            let far = logprobs().position(|(one, other)| (one - other).abs() > LOGPROB_TOLERANCE);
+            if let Some(at) = far.or((answer.logprobs.len() != due.logprobs.len()).then_some(0)) {
+                return Some(format!(
+                    "answer {number} has {} log-probabilities, {} were due; at {at} they are {:?} and {:?}",
+                    answer.logprobs.len(),
+                    due.logprobs.len(),
+                    answer.logprobs.get(at),
+                    due.logprobs.get(at),
+                ));
+            }
+            let rest = |one: &SpokenAnswer| (one.text.clone(), one.reason, one.stop_string.clone());
+            if rest(answer) != rest(due) {
                 return Some(format!("answer {number} is {answer:?}, due was {due:?}"));
             }
         }
-        Some(format!("{self:?} instead of {due:?}"))
+        let counts = |one: &Self| (one.answers.len(), one.completion_tokens);
+        (counts(self) != counts(due)).then(|| {
+            let (found, due) = (counts(self), counts(due));
+            format!("answers and tokens are {found:?}, due were {due:?}")
+        })
     }
 }
 
@@ -206,8 +246,8 @@ struct Shared {
     clients: Clients,
     cases: Vec<Arc<Case>>,
     is_stopped: AtomicBool,
-    /// Tokens of the answer that each client listens to at present.
-    tokens: Vec<AtomicU32>,
+    /// The answers that clients listen to at present.
+    progress: Vec<Progress>,
     outcomes: Mutex<Vec<Outcome>>,
 }
 
@@ -215,7 +255,7 @@ impl Load {
     /// Starts asking.
     pub fn start(clients: Clients, cases: &[Arc<Case>]) -> Self {
         let shared = Arc::new(Shared {
-            tokens: (0..clients.streams).map(|_| AtomicU32::new(0)).collect(),
+            progress: (0..clients.streams).map(|_| Progress::default()).collect(),
             clients,
             cases: cases.to_vec(),
             is_stopped: AtomicBool::new(false),
@@ -232,13 +272,13 @@ impl Load {
     /// Waits until every client listens to an answer of which it has at least so many tokens, and tells when that was.
     pub async fn wait_until_all_run(&self, tokens: u32) -> Instant {
         let started = Instant::now();
-        let slow = |count: &&AtomicU32| count.load(Ordering::Relaxed) < tokens;
-        while self.shared.tokens.iter().any(|count| slow(&count)) {
+        let slow = |one: &Progress| one.tokens.load(Ordering::Relaxed) < tokens;
+        while self.shared.progress.iter().any(slow) {
             self.assert_no_failure();
             assert!(
                 started.elapsed() < HANG * 2,
                 "they do not all run: {:?}",
-                self.shared.tokens
+                self.shared.progress
             );
             sleep(Duration::from_millis(5)).await;
         }
@@ -252,6 +292,19 @@ impl Load {
             drop(outcomes);
             panic!("before any fault: {failure}");
         }
+    }
+
+    /// The group that began most of the answers that clients of these coordinators listen to.
+    pub fn busiest_group(&self, is_asked: impl Fn(&str) -> bool) -> String {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for progress in &self.shared.progress {
+            let (coordinator, group) = progress.whose().clone();
+            if let Some(group) = group.filter(|_| is_asked(&coordinator)) {
+                *counts.entry(group).or_default() += 1;
+            }
+        }
+        let busiest = counts.into_iter().max_by_key(|(_, count)| *count);
+        busiest.expect("answers run, and say where").0
     }
 
     /// Answers that came to their end.
@@ -270,7 +323,7 @@ impl Load {
 }
 
 impl Shared {
-    fn outcomes(&self) -> std::sync::MutexGuard<'_, Vec<Outcome>> {
+    fn outcomes(&self) -> MutexGuard<'_, Vec<Outcome>> {
         self.outcomes.lock().expect("no client panics")
     }
 
@@ -290,14 +343,14 @@ impl Shared {
 
     /// Asks until an answer begins, and follows it.
     async fn ask(&self, number: usize, coordinator: &mut usize, case: &Case) -> Outcome {
-        let count = &self.tokens[number];
-        count.store(0, Ordering::Relaxed);
+        let progress = &self.progress[number];
         let started = Instant::now();
         let mut turned_away = 0;
         loop {
             let address = &self.clients.addresses[*coordinator % self.clients.addresses.len()];
+            progress.reset(address);
             let followed = match open(address, &case.request).await {
-                Ok(stream) => follow(stream, count).await,
+                Ok(stream) => follow(stream, progress).await,
                 Err(status) => Followed {
                     spoken: Err(Trouble::Refused(status)),
                     events: Vec::new(),

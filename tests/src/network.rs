@@ -128,6 +128,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        // A namespace takes its end of a wire away some time later: too late for the next network of this process.
+        for index in 0..self.machines.len() {
+            try_ip(&["link", "del", &format!("{}-{index}", self.bridge)]);
+        }
         for machine in self.machines.keys() {
             try_ip(&["netns", "del", &self.namespace(machine)]);
         }

@@ -125,6 +125,37 @@ fn the_engine_is_measured_with_and_without_what_it_brings() {
 }
 
 #[test]
+fn routing_is_measured_beside_other_ways_and_the_best_possible() {
+    let report = bench(&[
+        "routing",
+        "--groups",
+        "2",
+        "--requests",
+        "60",
+        "--concurrency",
+        "2",
+        "--beginnings",
+        "6",
+        "--beginning-tokens",
+        "300",
+        "--question-tokens",
+        "20",
+        "--answer-tokens",
+        "4",
+    ]);
+    let [cost, round_robin, least_loaded] =
+        [0, 1, 2].map(|way| number(&report, &format!("/ways/{way}/hit_rate")));
+    let best = number(&report, "/best_hit_rate");
+    for rate in [cost, round_robin, least_loaded] {
+        assert!((0.0..=best + 1e-9).contains(&rate), "{report:#}");
+    }
+    // Each beginning is computed once, or once in each group.
+    assert!(cost > round_robin, "{report:#}");
+    let points = number(&report, "/points_below_best");
+    assert!((points - 100.0 * (best - cost)).abs() < 1e-6, "{report:#}");
+}
+
+#[test]
 fn a_simulated_worker_needs_no_weights_and_says_the_same_each_time() {
     let parent = tempfile::tempdir().expect("a temporary folder");
     let model = parent.path().join("hollow");

@@ -1,6 +1,6 @@
 //! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end`, `company` and `constraint` real
 //! processes, `eval` and `bench` what those commands print, `small_model` the checkpoint that ships, `training` the program that
-//! made it, `faults` clusters that are hurt in every way, `tidy` the rules of the house.
+//! made it, `faults` clusters that are hurt in every way, `fairness` that tenants take turns, `tidy` the rules of the house.
 
 #![allow(
     clippy::print_stdout,
@@ -14,6 +14,7 @@ mod company;
 mod constraint;
 mod end_to_end;
 mod eval;
+mod fairness;
 mod faults;
 mod golden;
 mod small_model;

@@ -7,7 +7,7 @@ use inkstone_proto::v1::{
 };
 use inkstone_tests::{
     client::connect,
-    cluster::Cluster,
+    cluster::{Cluster, Group},
     load::{Clients, Load},
     report::Row,
 };
@@ -23,34 +23,36 @@ use super::{
 
 const STREAMS: usize = 32;
 
-/// Kills a node of the first group; the spare takes its place.
-async fn kill_one(fault: &str, turn: &Turn, cluster: &mut Cluster, which: fn(&Cluster) -> String) {
-    let name = which(cluster);
-    let group = cluster.groups().remove(0);
+/// Kills a node of the group that has most of the answers; the spare takes its place. Gives the node's name.
+async fn kill_one(
+    fault: &str,
+    turn: &Turn,
+    cluster: &mut Cluster,
+    which: fn(&Group) -> &str,
+) -> String {
     let clients = once(cluster, STREAMS);
-    let hurt = async |cluster: &mut Cluster| {
-        cluster.kill(&name);
+    let mut killed = String::new();
+    let hurt = async |cluster: &mut Cluster, group: Group| {
+        which(&group).clone_into(&mut killed);
+        cluster.kill(&killed);
         cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
     };
     let (report, at) = in_the_middle(fault, turn, cluster, clients, hurt).await;
     assert_resumed(&report, at);
     assert_eq!(report.len(), STREAMS);
+    killed
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_killed_leader_or_rank_is_replaced_and_its_requests_go_on() {
     let Some(turn) = turn().await else { return };
     let mut cluster = Cluster::start(two_groups()).await;
-    let leader = |cluster: &Cluster| cluster.groups()[0].leader().to_owned();
-    kill_one("kill -9 of a leader", &turn, &mut cluster, leader).await;
-    let gone: Vec<String> = (0..5).map(|index| format!("l{index}")).collect();
-    let gone = gone
-        .into_iter()
-        .find(|name| !cluster.running().contains(name));
-    cluster.restart(&gone.expect("the leader was killed"));
+    let fault = "kill -9 of a leader";
+    let leader = kill_one(fault, &turn, &mut cluster, Group::leader).await;
+    cluster.restart(&leader);
     cluster.wait_until_right().await;
-    let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
-    kill_one("kill -9 of a follower rank", &turn, &mut cluster, follower).await;
+    let fault = "kill -9 of a follower rank";
+    kill_one(fault, &turn, &mut cluster, Group::follower).await;
     assert_whole(&cluster).await;
 }
 
@@ -61,9 +63,8 @@ async fn fault_killed_process_with_a_whole_group_is_replaced() {
     (settings.language_nodes, settings.devices) = (3, 2);
     let mut cluster = Cluster::start(settings).await;
     assert_eq!(cluster.groups()[0].nodes.len(), 1, "a group is one process");
-    let node = |cluster: &Cluster| cluster.groups()[0].leader().to_owned();
     let fault = "kill -9 of a group in one process";
-    kill_one(fault, &turn, &mut cluster, node).await;
+    kill_one(fault, &turn, &mut cluster, Group::leader).await;
     assert_whole(&cluster).await;
 }
 
@@ -106,8 +107,7 @@ async fn fault_killed_vision_worker_is_missed_by_nobody() {
     assert_unmoved(&report);
     // What the lost worker had looked at is looked at again by the other when a request moves.
     let fault = "kill -9 of a follower rank, a vision worker gone";
-    let follower = |cluster: &Cluster| cluster.groups()[0].follower().to_owned();
-    kill_one(fault, &turn, &mut cluster, follower).await;
+    kill_one(fault, &turn, &mut cluster, Group::follower).await;
     assert_whole(&cluster).await;
 }
 
@@ -118,7 +118,7 @@ async fn fault_killed_placing_coordinator_takes_its_own_streams_only() {
     let placer = cluster.placer().expect("one was elected");
     let address = cluster.address(&placer);
     let clients = once(&cluster, STREAMS);
-    let hurt = async |cluster: &mut Cluster| {
+    let hurt = async |cluster: &mut Cluster, _: Group| {
         cluster.kill(&placer);
         let other = |state: &inkstone_cluster::ClusterState| {
             let now = state.placer.as_ref();
@@ -135,22 +135,23 @@ async fn fault_killed_placing_coordinator_takes_its_own_streams_only() {
     let pause = report.longest_pause(at, |_| true);
     assert!(pause < RESUME, "a stream of the other paused for {pause:?}");
     // The other one places.
-    let group = cluster.groups().remove(0);
     let others = cluster.coordinators().into_iter();
     let others = others.filter(|one| *one != address);
     let clients = Clients {
         addresses: others.collect(),
         ..once(&cluster, STREAMS)
     };
-    let hurt = async |cluster: &mut Cluster| {
-        cluster.kill(group.follower());
+    let mut killed = String::new();
+    let hurt = async |cluster: &mut Cluster, group: Group| {
+        group.follower().clone_into(&mut killed);
+        cluster.kill(&killed);
         cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
     };
     let fault = "kill -9 of a follower rank, the placing coordinator gone";
     let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_resumed(&report, at);
     cluster.restart(&placer);
-    cluster.restart(group.follower());
+    cluster.restart(&killed);
     assert_whole(&cluster).await;
 }
 
@@ -159,14 +160,13 @@ async fn fault_killed_etcd_is_missed_by_nobody() {
     let Some(turn) = turn().await else { return };
     let mut cluster = Cluster::start(two_groups()).await;
     let clients = once(&cluster, STREAMS);
-    let hurt = async |cluster: &mut Cluster| cluster.etcd.kill();
+    let hurt = async |cluster: &mut Cluster, _: Group| cluster.etcd.kill();
     let fault = "kill -9 of etcd";
     let (report, _) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_unmoved(&report);
     // New requests are served without it, too, and a lost rank's requests go on elsewhere.
-    let group = cluster.groups().remove(0);
     let clients = once(&cluster, STREAMS);
-    let hurt = async |cluster: &mut Cluster| cluster.kill(group.follower());
+    let hurt = async |cluster: &mut Cluster, group: Group| cluster.kill(group.follower());
     let fault = "kill -9 of a follower rank, etcd gone";
     let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_resumed(&report, at);
@@ -180,9 +180,8 @@ async fn recovery_waits_for_the_only_group_to_come_back() {
     let mut settings = two_groups();
     (settings.language_nodes, settings.language_replicas) = (2, 1);
     let mut cluster = Cluster::start(settings).await;
-    let group = cluster.groups().remove(0);
     let clients = once(&cluster, STREAMS / 2);
-    let hurt = async |cluster: &mut Cluster| {
+    let hurt = async |cluster: &mut Cluster, group: Group| {
         cluster.kill(group.follower());
         tokio::time::sleep(Duration::from_millis(500)).await;
         cluster.restart(group.follower());
@@ -206,7 +205,8 @@ async fn recovery_ends_with_a_typed_error_where_nothing_is_left() {
     let running = client.chat(request.clone()).await.expect("it is taken");
     let mut running = running.into_inner();
     while !matches!(next(&mut running).await, Ok(Event::Delta(_))) {}
-    cluster.kill(&cluster.groups()[0].follower().to_owned());
+    let group = cluster.groups().remove(0);
+    cluster.kill(group.follower());
     // A new request is not kept waiting for long, one that ran is for longer.
     let status = timeout(Duration::from_secs(25), refusal(&mut client, request)).await;
     assert_typed(&status.expect("it is told in time"), "LANGUAGE_UNAVAILABLE");

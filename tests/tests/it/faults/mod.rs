@@ -16,7 +16,7 @@ use std::{
 
 use inkstone_tests::{
     cases::{Case, record},
-    cluster::{Cluster, Settings},
+    cluster::{Cluster, Group, Settings},
     etcd,
     load::{Clients, Load},
     network,
@@ -107,18 +107,22 @@ fn always(cluster: &Cluster, streams: usize) -> Clients {
     }
 }
 
-/// Hurts a cluster in the middle of all answers of `clients`, and tells what came of them. `hurt` ends when all that it waits for serves
-/// again; how long that took is in the table.
+/// Hurts a cluster in the middle of all answers of `clients`, and tells what came of them. `hurt` is given the group that most of those
+/// run in whose coordinator is the first of `clients`; it ends when all that it waits for serves again, and how long that took is in
+/// the table.
 async fn in_the_middle(
     fault: &str,
     turn: &Turn,
     cluster: &mut Cluster,
     clients: Clients,
-    hurt: impl AsyncFnOnce(&mut Cluster),
+    hurt: impl AsyncFnOnce(&mut Cluster, Group),
 ) -> (Report, Instant) {
+    let first = clients.addresses[0].clone();
     let load = Load::start(clients, &turn.cases);
-    let at = load.wait_until_all_run(MIDDLE).await;
-    hurt(cluster).await;
+    load.wait_until_all_run(MIDDLE).await;
+    let group = cluster.group(&load.busiest_group(|coordinator| coordinator == first));
+    let at = Instant::now();
+    hurt(cluster, group).await;
     let serving_again = at.elapsed();
     let report = load.finish().await;
     report.tabulate(

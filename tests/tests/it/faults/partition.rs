@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use inkstone_tests::{
-    cluster::{Cluster, Settings},
+    cluster::{Cluster, Group, Settings},
     load::{Clients, Load},
     network::Network,
     relay::Line,
@@ -57,9 +57,10 @@ async fn partition_between_a_coordinator_and_a_group() {
     ];
     let before = cluster.groups();
     for (fault, hurt) in moving {
-        let leader = before[0].leader();
         let clients = once(&cluster, STREAMS);
-        let hurt = async |cluster: &mut Cluster| hurt(network(cluster), leader);
+        let hurt = async |cluster: &mut Cluster, group: Group| {
+            hurt(network(cluster), group.leader());
+        };
         let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
         assert_resumed(&report, at);
         let of_other = report.outcomes().iter().filter(|one| {
@@ -71,10 +72,9 @@ async fn partition_between_a_coordinator_and_a_group() {
         // Both ways are tried again: clients of this coordinator reach both groups.
         sleep(Duration::from_secs(3)).await;
     }
-    let leader = before[0].leader();
     let clients = once(&cluster, STREAMS);
-    let hurt = async |cluster: &mut Cluster| {
-        network(cluster).lose("c0", leader, 15);
+    let hurt = async |cluster: &mut Cluster, group: Group| {
+        network(cluster).lose("c0", group.leader(), 15);
     };
     let fault = "coordinator | group, 15 % of packets lost";
     let (report, _) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
@@ -100,9 +100,8 @@ async fn partition_between_the_ranks_of_a_group() {
         }),
     ];
     for (fault, form) in forms {
-        let group = cluster.groups().remove(0);
         let clients = once(&cluster, STREAMS);
-        let hurt = async |cluster: &mut Cluster| {
+        let hurt = async |cluster: &mut Cluster, group: Group| {
             form(network(cluster), group.leader(), group.follower());
             cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
         };
@@ -121,7 +120,7 @@ async fn partition_around_etcd() {
     let mut cluster = Cluster::start(in_a_network()).await;
     let all = cluster.running();
     let clients = once(&cluster, STREAMS * 2);
-    let hurt = async |cluster: &mut Cluster| {
+    let hurt = async |cluster: &mut Cluster, _: Group| {
         for name in &all {
             network(cluster).cut(name, "etcd");
         }
@@ -135,9 +134,8 @@ async fn partition_around_etcd() {
 
     // A leader that only etcd does not hear counts as gone: its group gets another life elsewhere, and what it still says is not
     // listened to.
-    let group = cluster.groups().remove(0);
     let clients = once(&cluster, STREAMS * 2);
-    let hurt = async |cluster: &mut Cluster| {
+    let hurt = async |cluster: &mut Cluster, group: Group| {
         network(cluster).cut(group.leader(), "etcd");
         cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
     };
@@ -149,11 +147,12 @@ async fn partition_around_etcd() {
 
     // A coordinator that etcd does not hear places no more, and serves on.
     let placer = cluster.placer().expect("one was elected");
-    let group = cluster.groups().remove(0);
     let clients = once(&cluster, STREAMS * 2);
-    let hurt = async |cluster: &mut Cluster| {
+    let mut killed = String::new();
+    let hurt = async |cluster: &mut Cluster, group: Group| {
         network(cluster).cut(&placer, "etcd");
-        cluster.kill(group.follower());
+        group.follower().clone_into(&mut killed);
+        cluster.kill(&killed);
         cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
     };
     let fault = "placing coordinator | etcd, and kill -9 of a rank";
@@ -162,7 +161,7 @@ async fn partition_around_etcd() {
     let now = cluster.placer();
     assert!(now.is_some_and(|now| now != placer), "another one places");
     network(&cluster).heal();
-    cluster.restart(group.follower());
+    cluster.restart(&killed);
     assert_whole(&cluster).await;
 }
 
@@ -172,21 +171,22 @@ async fn partition_that_hides_a_death_leaves_no_half_open_call() {
         return;
     };
     let mut cluster = Cluster::start(in_a_network()).await;
-    let group = cluster.groups().remove(0);
     let clients = once(&cluster, STREAMS);
-    let hurt = async |cluster: &mut Cluster| {
+    let mut killed = String::new();
+    let hurt = async |cluster: &mut Cluster, group: Group| {
         // No packet of the dead process's connections arrives: they stay half open.
         for other in ["c0", "c1", group.follower()] {
             network(cluster).cut(other, group.leader());
         }
-        cluster.kill(group.leader());
+        group.leader().clone_into(&mut killed);
+        cluster.kill(&killed);
         cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
     };
     let fault = "kill -9 of a leader that nobody is told of";
     let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_resumed(&report, at);
     network(&cluster).heal();
-    cluster.restart(group.leader());
+    cluster.restart(&killed);
     cluster.wait_until_right().await;
     let report = Load::start(once(&cluster, STREAMS), &turn.cases)
         .finish()
@@ -216,12 +216,13 @@ async fn partition_of_a_slow_wire() {
     assert_unmoved(&report);
     // The wire to a leader freezes: the calls to it are open, and nothing comes.
     set(&cluster, Line::Open(Duration::ZERO));
-    let leader = cluster.groups()[0].leader().to_owned();
     let clients = Clients {
         addresses: cluster.coordinators(),
         ..once(&cluster, STREAMS)
     };
-    let hurt = async |cluster: &mut Cluster| cluster.relay(&leader).set(Line::Frozen);
+    let hurt = async |cluster: &mut Cluster, group: Group| {
+        cluster.relay(group.leader()).set(Line::Frozen);
+    };
     let fault = "the wire to a leader freezes";
     let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_resumed(&report, at);
