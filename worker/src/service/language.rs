@@ -211,11 +211,7 @@ impl LanguageService for LanguageServer {
         let (connection, events) = self.serving()?.leader.connect().await;
         tokio::spawn(self.clone().take_requests(connection, request.into_inner()));
         // When the caller goes away tonic drops this stream, and with it `events`: that ends the caller's requests.
-        let responses = Responses {
-            events,
-            next_report: Box::pin(tokio::time::sleep(Duration::ZERO)),
-        };
-        let responses = stream::unfold(responses, Responses::next);
+        let responses = stream::unfold(Responses::new(events), Responses::next);
         Ok(Response::new(Box::pin(responses)))
     }
 }
@@ -227,6 +223,14 @@ struct Responses {
 }
 
 impl Responses {
+    /// The first of them is a report.
+    fn new(events: ConnectionEvents) -> Self {
+        Self {
+            events,
+            next_report: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
+    }
+
     /// What happened to the caller's requests, as soon as something did; and now and then how the group is, whatever the leader's loop
     /// does. A caller that does not read holds nothing up here: nothing is made before it is sent.
     async fn next(mut self) -> Option<(Result<ConnectResponse, Status>, Self)> {
@@ -250,3 +254,6 @@ impl Responses {
         Some((Ok(response), self))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,9 @@ fn cut_off(ask: &Ask, answer: &Answer, round: usize) -> Ask {
         let drawn = &answer.branches[&branch];
         let number = scramble(branch + 100 * round + drawn.len());
         let told = match number % 5 {
-            // A branch that is complete, whether its end was told or not; never all of them with their ends.
-            0 => drawn.len(),
+            // A branch that is complete, whether its end was told or not; never all of them with their ends. Of a request that is
+            // complete in all branches nothing is computed, so that nothing can be said of its prompt.
+            0 if branch > 0 || !ask.prompt_logprobs => drawn.len(),
             _ => number / 5 % drawn.len(),
         };
         let has_ended = told == drawn.len() && branch > 0 && number % 2 == 0;
