@@ -105,7 +105,8 @@ struct Member {
     past_logs: Vec<String>,
 }
 
-/// A running cluster. Everything ends when it is dropped; when that is because a test failed, the logs are kept.
+/// A running cluster. Everything ends when it is dropped; when that is because a test failed, or with
+/// `INKSTONE_KEEP_LOGS`, the logs are kept.
 pub struct Cluster {
     /// The registry.
     pub etcd: Etcd,
@@ -116,7 +117,7 @@ pub struct Cluster {
     relays: BTreeMap<String, Relay>,
     addresses: BTreeMap<String, SocketAddr>,
     state: watch::Receiver<Arc<ClusterState>>,
-    _registry: Arc<dyn Registry>,
+    registry: Arc<dyn Registry>,
 }
 
 /// A language group as it was at some moment.
@@ -174,7 +175,7 @@ impl Cluster {
             relays: BTreeMap::new(),
             addresses: BTreeMap::new(),
             state: registry.state(),
-            _registry: registry,
+            registry,
             settings,
         };
         for name in names {
@@ -356,6 +357,9 @@ impl Cluster {
     /// The same, with a goal.
     pub async fn wait_until_right_within(&self, patience: Duration) -> Duration {
         let started = Instant::now();
+        let mut connected = self.registry.is_connected();
+        let waited = timeout(patience, connected.wait_for(|connected| *connected)).await;
+        assert!(waited.is_ok(), "etcd is not there again after {patience:?}");
         self.wait_until("all members are there and serve", patience, |state| {
             self.is_right(state)
         })
@@ -478,7 +482,7 @@ fn groups(state: &ClusterState) -> Vec<Group> {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("INKSTONE_KEEP_LOGS").is_some() {
             self.keep_logs();
         }
         for member in self.members.values_mut() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use inkstone_tests::{
     cluster::{Cluster, Settings},
     load::{Clients, Load},
+    network::{self, Network},
     report::Row,
 };
 use tokio::time::sleep;
@@ -33,9 +34,14 @@ enum Fault {
     StopLanguageNode,
     StopVision,
     KillFollowerAndCompact,
+    CutCoordinatorFromLeader,
+    CutRanks,
+    CutLeaderFromEtcd,
+    LosePackets,
 }
 
-const FAULTS: [Fault; 13] = [
+/// Those that take a network of the cluster's own are last.
+const FAULTS: [Fault; 17] = [
     Fault::KillLeader,
     Fault::KillFollower,
     Fault::KillTwoFollowers,
@@ -49,7 +55,13 @@ const FAULTS: [Fault; 13] = [
     Fault::StopLanguageNode,
     Fault::StopVision,
     Fault::KillFollowerAndCompact,
+    Fault::CutCoordinatorFromLeader,
+    Fault::CutRanks,
+    Fault::CutLeaderFromEtcd,
+    Fault::LosePackets,
 ];
+
+const NUM_WITHOUT_NETWORK: usize = 13;
 
 /// Numbers that follow from a seed: SplitMix64.
 struct Draw(u64);
@@ -71,8 +83,11 @@ impl Draw {
     }
 
     /// All faults once, in some order, before any comes again.
-    fn shuffled(&mut self) -> Vec<Fault> {
+    fn shuffled(&mut self, has_network: bool) -> Vec<Fault> {
         let mut faults = FAULTS.to_vec();
+        if !has_network {
+            faults.truncate(NUM_WITHOUT_NETWORK);
+        }
         for index in (1..faults.len()).rev() {
             faults.swap(index, self.below(index + 1));
         }
@@ -139,7 +154,28 @@ fn hurt(
             cluster.etcd.compact();
             names
         }
+        Fault::CutCoordinatorFromLeader => {
+            network(cluster).cut(["c0", "c1"][draw.below(2)], group.leader());
+            Vec::new()
+        }
+        Fault::CutRanks => {
+            network(cluster).cut(group.leader(), group.follower());
+            Vec::new()
+        }
+        Fault::CutLeaderFromEtcd => {
+            network(cluster).cut(group.leader(), "etcd");
+            Vec::new()
+        }
+        Fault::LosePackets => {
+            network(cluster).lose(["c0", "c1"][draw.below(2)], group.leader(), 10);
+            network(cluster).lose(group.leader(), group.follower(), 3);
+            Vec::new()
+        }
     }
+}
+
+fn network(cluster: &Cluster) -> &Network {
+    cluster.network.as_ref().expect("it has one")
 }
 
 fn kill(cluster: &mut Cluster, names: &[&str]) -> Vec<String> {
@@ -170,7 +206,18 @@ fn mend(fault: Fault, cluster: &mut Cluster, names: &[String]) {
                 cluster.process(name).resume();
             }
         }
-        _ => {
+        Fault::CutCoordinatorFromLeader
+        | Fault::CutRanks
+        | Fault::CutLeaderFromEtcd
+        | Fault::LosePackets => network(cluster).heal(),
+        Fault::KillLeader
+        | Fault::KillFollower
+        | Fault::KillTwoFollowers
+        | Fault::KillVision
+        | Fault::KillCoordinator
+        | Fault::StopLanguageNode
+        | Fault::StopVision
+        | Fault::KillFollowerAndCompact => {
             for name in names {
                 cluster.restart(name);
             }
@@ -189,6 +236,7 @@ async fn recovery_soak_under_faults_from_a_seed() {
     let settings = Settings {
         language_nodes: 7,
         language_replicas: 3,
+        network: network::is_possible(),
         ..two_groups()
     };
     let mut cluster = Cluster::start(settings).await;
@@ -203,7 +251,7 @@ async fn recovery_soak_under_faults_from_a_seed() {
     let mut num_faults = 0;
     while at.elapsed() < Duration::from_secs(seconds) {
         if faults.is_empty() {
-            faults = draw.shuffled();
+            faults = draw.shuffled(cluster.network.is_some());
         }
         let fault = faults.pop().expect("there are some");
         sleep(draw.milliseconds(200, 2000)).await;
