@@ -19,7 +19,7 @@ use inkstone_world::Skill;
 pub(crate) use admission::AdmissionArguments;
 pub(crate) use bench::{
     BenchArguments, BenchCommand, BenchCoordinatorArguments, BenchEngineArguments,
-    BenchProxyArguments, BenchServeArguments,
+    BenchFairnessArguments, BenchProxyArguments, BenchRoutingArguments, BenchServeArguments,
 };
 pub(crate) use chat::{ChatArguments, PriorityChoice};
 pub(crate) use cluster::{

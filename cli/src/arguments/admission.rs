@@ -63,7 +63,9 @@ impl AdmissionArguments {
         }
         limits.fair_queueing = !self.first_come_first_served;
         // One client may use the whole coordinator.
-        let most = limits.max_requests.saturating_add(limits.max_queued_requests);
+        let most = limits
+            .max_requests
+            .saturating_add(limits.max_queued_requests);
         limits.max_requests_per_connection = u32::try_from(most).unwrap_or(u32::MAX);
         config.routing = self.routing.into();
     }

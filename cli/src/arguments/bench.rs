@@ -21,6 +21,10 @@ pub(crate) enum BenchCommand {
     Coordinator(BenchCoordinatorArguments),
     /// What batching, chunked prefill and the prefix cache bring, on real weights.
     Engine(BenchEngineArguments),
+    /// How long a tenant waits for its first token while another keeps a hundred times as many questions open.
+    Fairness(BenchFairnessArguments),
+    /// How much of prompts that begin alike is found in the caches of several groups.
+    Routing(BenchRoutingArguments),
     /// The proxy that `coordinator` is measured beside: forwards bytes on one thread.
     #[command(hide = true)]
     Proxy(BenchProxyArguments),
@@ -121,6 +125,68 @@ pub(crate) struct BenchEngineArguments {
     /// Pictures that are asked about twice.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pictures: u32,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchFairnessArguments {
+    /// Folder of a checkpoint whose config and tokenizer are used; not given: a hollow one of the 7B shape is made.
+    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Questions that the loud tenant keeps open for each one of the quiet tenant's.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) load_factor: u32,
+    /// Requests that run at once.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) running: u32,
+    /// Questions of the quiet tenant in each row, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) questions: u32,
+    /// Tokens of a question, about.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens of an answer, exactly.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) answer_tokens: u32,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchRoutingArguments {
+    /// Folder of a checkpoint whose config and tokenizer are used; not given: a hollow one of the 7B shape is made.
+    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Language groups.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) groups: u32,
+    /// Positions that the cache of each holds: less than all beginnings take, and more than its share of them.
+    #[arg(long, value_name = "N", default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) kv_cache_tokens: u32,
+    /// Questions in all.
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests: u32,
+    /// Questions that are answered side by side.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) concurrency: u32,
+    /// Beginnings that questions share.
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) beginnings: u32,
+    /// Tokens of a beginning, about.
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) beginning_tokens: u32,
+    /// Tokens of what differs, about.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) question_tokens: u32,
+    /// Tokens of an answer, exactly.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) answer_tokens: u32,
+    /// The same seed asks the same questions.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
     /// Print the figures as JSON.
     #[arg(long)]
     pub(crate) json: bool,

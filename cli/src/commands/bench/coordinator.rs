@@ -6,15 +6,12 @@
 
 use std::{
     fmt,
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
-use inkstone_model::synthesize::{Preset, SynthesizeOptions, synthesize};
 use serde::Serialize;
-use tempfile::TempDir;
 use tokio::{net::TcpListener, time::sleep};
 
 use super::{
@@ -23,6 +20,7 @@ use super::{
     processes::{Process, check_open_files},
     questions::Questions,
     report::{GoodLimits, LoadReport},
+    simulated_cluster::{Model, Settings, SimulatedCluster, flags},
 };
 use crate::{
     arguments::BenchCoordinatorArguments,
@@ -91,9 +89,10 @@ async fn measure_coordinator(
     connections: u32,
     console: &Console,
 ) -> anyhow::Result<(Cost, Cost, LoadReport)> {
-    let cluster = Arc::new(Cluster::start(arguments, model).await?);
+    let cluster = Arc::new(SimulatedCluster::start(model, &arguments.settings()).await?);
     let streams = u64::from(arguments.streams);
     let load = Load {
+        tenant: None,
         connections: connections as usize,
         arrivals: Arrivals::Closed {
             concurrency: streams,
@@ -103,6 +102,7 @@ async fn measure_coordinator(
             seed: 0,
             prompt_tokens: arguments.prompt_tokens,
             answer_tokens: arguments.answer_tokens,
+            beginnings: None,
             picture: None,
         },
     };
@@ -136,7 +136,7 @@ async fn measure_coordinator(
 
 /// The cost from the first token of the last stream to the end of the first one; `None` when that is no time at all.
 async fn watch(
-    cluster: Arc<Cluster>,
+    cluster: Arc<SimulatedCluster>,
     progress: Arc<Progress>,
     streams: u64,
 ) -> anyhow::Result<Option<Cost>> {
@@ -206,104 +206,27 @@ fn messages_like(coordinator: &Cost, streams: u32, connections: u32) -> Messages
     }
 }
 
-/// The checkpoint that the processes read.
-enum Model {
-    Given(PathBuf),
-    Made(TempDir),
-}
-
-impl Model {
-    fn of(given: Option<&std::path::Path>, console: &Console) -> anyhow::Result<Self> {
-        if let Some(dir) = given {
-            return Ok(Self::Given(dir.to_owned()));
+impl BenchCoordinatorArguments {
+    /// A group that runs all streams side by side, and a coordinator that takes them on.
+    fn settings(&self) -> Settings {
+        let streams = self.streams.to_string();
+        Settings {
+            groups: 1,
+            worker: flags([
+                ("--tensor-parallel", self.tensor_parallel.to_string()),
+                ("--max-running", streams.clone()),
+                ("--max-waiting", streams.clone()),
+                (
+                    "--max-step-tokens",
+                    (self.streams + PREFILL_ROWS).to_string(),
+                ),
+            ]),
+            coordinator: flags([
+                ("--max-requests", streams.clone()),
+                ("--max-queued", streams.clone()),
+                ("--max-queued-per-tenant", streams),
+            ]),
         }
-        let parent = tempfile::Builder::new()
-            .prefix("inkstone-hollow-")
-            .tempdir()?;
-        let options = SynthesizeOptions {
-            hollow: true,
-            ..SynthesizeOptions::default()
-        };
-        let preset = Preset::Vl7b;
-        console.line(&format!("making a hollow model of the shape {preset}"));
-        synthesize(preset, 0, &parent.path().join("model"), options, &|_| {})?;
-        Ok(Self::Made(parent))
-    }
-
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::Given(dir) => dir.clone(),
-            Self::Made(parent) => parent.path().join("model"),
-        }
-    }
-}
-
-/// The processes of a cluster.
-struct Cluster {
-    coordinator: Process,
-    language: Process,
-    /// Nobody asks about pictures, but no cluster is without one.
-    _vision: Process,
-    /// The coordinator's, `http://host:port`.
-    address: String,
-}
-
-impl Cluster {
-    async fn start(arguments: &BenchCoordinatorArguments, model: &Model) -> anyhow::Result<Self> {
-        let streams = arguments.streams.to_string();
-        let worker = |role: &str, more: &[&str]| {
-            let model = model.path().display().to_string();
-            let first = [
-                "worker",
-                "--executor",
-                "simulated",
-                "--grpc",
-                ANY_PORT,
-                "--role",
-            ];
-            let all = first.iter().copied().chain([role, "--model", &model]);
-            let all = all.chain(more.iter().copied());
-            all.map(str::to_owned).collect::<Vec<_>>()
-        };
-        let max_step_tokens = (arguments.streams + PREFILL_ROWS).to_string();
-        let tensor_parallel = arguments.tensor_parallel.to_string();
-        let limits = [
-            "--tensor-parallel",
-            &tensor_parallel,
-            "--max-running",
-            &streams,
-            "--max-waiting",
-            &streams,
-            "--max-step-tokens",
-            &max_step_tokens,
-        ];
-        let mut language = Process::start("language worker", &worker("language", &limits))?;
-        let mut vision = Process::start("vision worker", &worker("vision", &[]))?;
-        let leader = language.address("listening").await?;
-        let pictures = vision.address("listening").await?;
-        let coordinator = [
-            "coordinator",
-            "--grpc",
-            ANY_PORT,
-            "--language",
-            &leader,
-            "--vision",
-            &pictures,
-            "--max-requests",
-            &streams,
-        ];
-        let mut coordinator = Process::start("coordinator", &coordinator.map(str::to_owned))?;
-        let address = tokio::select! {
-            address = coordinator.address("coordinator ready") => address?,
-            error = language.ended() => return Err(error),
-            error = vision.ended() => return Err(error),
-        };
-        Ok(Self {
-            coordinator,
-            language,
-            _vision: vision,
-            address: format!("http://{address}"),
-        })
     }
 }
 
@@ -329,14 +252,14 @@ struct Cost {
 }
 
 impl Snapshot {
-    fn take(cluster: &Cluster, progress: &Progress) -> anyhow::Result<Self> {
+    fn take(cluster: &SimulatedCluster, progress: &Progress) -> anyhow::Result<Self> {
         Ok(Self {
             at: Instant::now(),
             tokens: progress.tokens.load(Ordering::Relaxed),
             messages: progress.messages.load(Ordering::Relaxed),
             message_bytes: progress.message_bytes.load(Ordering::Relaxed),
             cpu: cluster.coordinator.cpu_time()?,
-            worker_cpu: cluster.language.cpu_time()?,
+            worker_cpu: cluster.leaders[0].cpu_time()?,
         })
     }
 

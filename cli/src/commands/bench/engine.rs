@@ -210,6 +210,7 @@ impl Bench<'_> {
 
     fn load(&self, seed: u64, requests: u32, concurrency: u64) -> Load {
         Load {
+            tenant: None,
             connections: 1,
             arrivals: Arrivals::Closed { concurrency },
             requests: u64::from(requests),
@@ -217,6 +218,7 @@ impl Bench<'_> {
                 seed,
                 prompt_tokens: PROMPT_TOKENS,
                 answer_tokens: self.arguments.answer_tokens,
+                beginnings: None,
                 picture: None,
             },
         }

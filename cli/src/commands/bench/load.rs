@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep_until, timeout},
 };
-use tonic::{Request, transport::Endpoint};
+use tonic::{Request, metadata::MetadataValue, transport::Endpoint};
 
 use super::questions::{Questions, mix};
 use crate::commands::client::{Client, explain};
@@ -28,6 +28,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(600);
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// What gRPC and HTTP/2 put before each message: 5 bytes and a frame's head of 9.
 const FRAMING_BYTES: usize = 14;
+/// The metadata that names a tenant.
+const TENANT: &str = "inkstone-tenant";
 /// Connections that are opened at a time: less than a listener's queue holds.
 const CONNECTS_AT_ONCE: usize = 64;
 
@@ -42,6 +44,8 @@ pub(crate) struct Load {
     pub(crate) requests: u64,
     /// What they ask.
     pub(crate) questions: Questions,
+    /// On whose behalf; none: nobody's in particular.
+    pub(crate) tenant: Option<&'static str>,
 }
 
 /// When a request is sent.
@@ -62,6 +66,8 @@ pub(crate) enum Arrivals {
 /// What a request saw. Times count from the beginning of the load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
+    /// Which question it was.
+    pub(crate) index: u64,
     pub(crate) sent: Duration,
     /// When the first token came; not set where none did.
     pub(crate) first_token: Option<Duration>,
@@ -100,6 +106,7 @@ pub(crate) async fn run(
     let sender = Arc::new(Sender {
         clients,
         questions: load.questions.clone(),
+        tenant: load.tenant,
         origin: Instant::now(),
         progress,
         bar: bar.clone(),
@@ -183,6 +190,7 @@ fn pause(seed: u64, index: u64, per_second: f64) -> Duration {
 struct Sender {
     clients: Vec<Client>,
     questions: Questions,
+    tenant: Option<&'static str>,
     origin: Instant,
     progress: Arc<Progress>,
     bar: ProgressBar,
@@ -193,6 +201,7 @@ impl Sender {
         let request = self.questions.request(index);
         let client = self.clients[(index % self.clients.len() as u64) as usize].clone();
         let mut record = Record {
+            index,
             sent: self.origin.elapsed(),
             ..Record::default()
         };
@@ -215,7 +224,12 @@ impl Sender {
         request: ChatRequest,
         record: &mut Record,
     ) -> anyhow::Result<()> {
-        let answer = client.chat(Request::new(request)).await.map_err(explain)?;
+        let mut request = Request::new(request);
+        if let Some(tenant) = self.tenant {
+            let tenant = MetadataValue::from_static(tenant);
+            request.metadata_mut().insert(TENANT, tenant);
+        }
+        let answer = client.chat(request).await.map_err(explain)?;
         let mut answer = answer.into_inner();
         while let Some(response) = answer.message().await.map_err(explain)? {
             let before = (record.tokens, record.message_bytes);

@@ -3,14 +3,17 @@
 
 mod coordinator;
 mod engine;
+mod fairness;
 mod load;
 mod message_source;
 mod processes;
 mod proxy;
 mod questions;
 mod report;
+mod routing;
 mod samples;
 mod serve;
+mod simulated_cluster;
 
 use crate::{arguments::BenchCommand, telemetry::Console};
 
@@ -19,6 +22,8 @@ pub(crate) fn run(command: BenchCommand, console: &Console) -> anyhow::Result<()
         BenchCommand::Serve(arguments) => serve::run(arguments, console),
         BenchCommand::Coordinator(arguments) => coordinator::run(arguments, console),
         BenchCommand::Engine(arguments) => engine::run(arguments, console),
+        BenchCommand::Fairness(arguments) => fairness::run(arguments, console),
+        BenchCommand::Routing(arguments) => routing::run(arguments, console),
         BenchCommand::Proxy(arguments) => proxy::run(arguments),
     }
 }

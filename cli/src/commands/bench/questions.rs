@@ -23,9 +23,26 @@ pub(crate) struct Questions {
     pub(crate) answer_tokens: u32,
     /// What all questions are about.
     pub(crate) picture: Option<Bytes>,
+    /// Beginnings that questions share; none: they differ from their first words on.
+    pub(crate) beginnings: Option<Beginnings>,
+}
+
+/// Long beginnings, one of which each question has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beginnings {
+    /// How many there are.
+    pub(crate) count: u64,
+    /// Tokens of each, about.
+    pub(crate) tokens: u32,
 }
 
 impl Questions {
+    /// Which of the beginnings question number `index` has.
+    pub(crate) fn beginning(&self, index: u64) -> Option<u64> {
+        let count = self.beginnings?.count;
+        Some(mix(self.seed ^ 2, index) % count.max(1))
+    }
+
     /// Question number `index`.
     pub(crate) fn request(&self, index: u64) -> ChatRequest {
         let text = text_part(&self.text(index));
@@ -52,18 +69,28 @@ impl Questions {
     }
 
     fn text(&self, index: u64) -> String {
-        let words: Vec<&str> = WORDS.split_whitespace().collect();
-        let mut state = mix(self.seed, index);
-        let mut text = String::new();
-        for place in 0..self.prompt_tokens {
-            state = mix(state, u64::from(place));
-            if place > 0 {
-                text.push(' ');
+        let own = words(mix(self.seed, index), self.prompt_tokens);
+        match (self.beginnings, self.beginning(index)) {
+            (Some(Beginnings { tokens, .. }), Some(number)) => {
+                words(mix(self.seed ^ 3, number), tokens) + " " + &own
             }
-            text += words[(state % words.len() as u64) as usize];
+            _ => own,
         }
-        text
     }
+}
+
+/// So many words, others for each `state`.
+fn words(mut state: u64, count: u32) -> String {
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut text = String::new();
+    for place in 0..count {
+        state = mix(state, u64::from(place));
+        if place > 0 {
+            text.push(' ');
+        }
+        text += words[(state % words.len() as u64) as usize];
+    }
+    text
 }
 
 /// Two numbers to one (the finalizer of splitmix64).
@@ -86,7 +113,33 @@ mod tests {
             prompt_tokens: 40,
             answer_tokens: 8,
             picture: None,
+            beginnings: None,
         }
+    }
+
+    #[test]
+    fn questions_share_beginnings_and_differ_after_them() {
+        let beginnings = Beginnings {
+            count: 3,
+            tokens: 30,
+        };
+        let questions = Questions {
+            beginnings: Some(beginnings),
+            ..questions()
+        };
+        for index in 0..60 {
+            let (text, number) = (questions.text(index), questions.beginning(index));
+            assert_eq!(text.split(' ').count(), 70);
+            for other in 0..index {
+                let same = questions.beginning(other) == number;
+                let (a, b) = (text.split(' '), questions.text(other));
+                let alike = a.zip(b.split(' ')).take_while(|(a, b)| a == b).count();
+                assert_eq!(same, alike >= 30, "{index} and {other}");
+                assert!(alike < 45, "{index} and {other}");
+            }
+        }
+        let used: std::collections::BTreeSet<_> = (0..60).map(|i| questions.beginning(i)).collect();
+        assert_eq!(used.len(), 3);
     }
 
     #[test]

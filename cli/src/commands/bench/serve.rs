@@ -69,6 +69,7 @@ fn load(arguments: &BenchServeArguments) -> anyhow::Result<Load> {
         .unwrap_or_else(|| side_by_side.div_ceil(REQUESTS_A_CONNECTION))
         .max(1);
     Ok(Load {
+        tenant: None,
         connections: connections as usize,
         arrivals,
         requests: u64::from(arguments.requests),
@@ -76,6 +77,7 @@ fn load(arguments: &BenchServeArguments) -> anyhow::Result<Load> {
             seed: arguments.seed,
             prompt_tokens: arguments.prompt_tokens,
             answer_tokens: arguments.answer_tokens,
+            beginnings: None,
             picture: picture.map(Bytes::from),
         },
     })
