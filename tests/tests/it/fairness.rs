@@ -31,9 +31,9 @@ fn a_tenant_with_64_times_the_load_does_not_hold_up_another() {
     let number = |path: &str| report.pointer(path).and_then(Value::as_f64).expect(path);
     assert_eq!(number("/quiet/count"), 15.0);
     let (fair, first_come) = (number("/fair_ratio"), number("/first_come_ratio"));
-    assert!(fair < 5.0, "{fair} times the quiet value: {report:#}");
+    assert!(fair < 10.0, "{fair} times the quiet value: {report:#}");
     assert!(
-        first_come > 2.0 * fair,
+        first_come > 3.0 * fair,
         "without turns {first_come} times the quiet value, with turns {fair}: {report:#}"
     );
     // Turns are not paid for with throughput: the loud tenant has all that the quiet one leaves.
