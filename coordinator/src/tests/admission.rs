@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::*;
 use crate::worker_client::{
-    EndReason,
+    EndReason, WorkerError,
     fake::{FakeGroup, Step},
 };
 
@@ -264,4 +264,36 @@ async fn one_reader_of_fifty_that_reads_nothing_costs_the_others_nothing_and_is_
     check_error(&status, Code::ResourceExhausted, "READER_TOO_SLOW");
     // What was buffered for it on the way: the windows of the transports and a few messages, not the answer.
     assert!(received < 1 << 20, "{received} bytes");
+}
+
+#[tokio::test]
+async fn a_request_that_is_moved_keeps_its_place() {
+    let cluster = FakeCluster::new(1, 1);
+    let coordinator = Coordinator::with(&cluster, |config| {
+        one_place(config);
+        config.timeouts.recovery = PATIENCE;
+    })
+    .await;
+    let group = cluster.group();
+    group.play([
+        Step::Text("hello"),
+        Step::Pause(Duration::from_millis(400)),
+        Step::Fail(WorkerError::Unavailable("killed".into())),
+    ]);
+    group.play([Step::Text(" world"), Step::End(EndReason::Length)]);
+    let moved = coordinator.chat(question("hi")).await.unwrap();
+    let queued = waiting(&coordinator, Request::new(question("wait")));
+    arrive().await;
+    let moved = Answer::read(moved).await;
+    assert_eq!(moved.text(), "hello world");
+    assert_eq!(moved.trailer("inkstone-moves"), "1");
+    Answer::read(queued.await.unwrap().unwrap())
+        .await
+        .finished();
+    // The one that waited came last, though it waited when the other one was lost.
+    let asked = group.asked();
+    let first_in_line: Vec<_> = asked.iter().map(|asked| asked.first_in_line).collect();
+    assert_eq!(first_in_line, [false, true, false]);
+    assert_eq!(asked[0].request_id, asked[1].request_id);
+    assert_ne!(asked[1].request_id, asked[2].request_id);
 }
