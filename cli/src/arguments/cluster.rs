@@ -51,29 +51,18 @@ pub(crate) struct CoordinatorArguments {
 #[derive(Args, Debug)]
 pub(crate) struct DeploymentArguments {
     /// With --registry: language groups (1 where nothing is said). Written only where nothing is wanted yet; later: `inkstone scale`.
-    #[arg(
-        long,
-        env = "INKSTONE_LANGUAGE_REPLICAS",
-        value_name = "N",
-        requires = "registry"
-    )]
+    #[arg(long, env = "INKSTONE_LANGUAGE_REPLICAS", value_name = "N")]
     pub(crate) language_replicas: Option<u32>,
     /// With --registry: ranks of each language group (1 where nothing is said). Written only where nothing is wanted yet.
     #[arg(
         long,
         env = "INKSTONE_TENSOR_PARALLEL",
         value_name = "N",
-        requires = "registry",
         value_parser = clap::value_parser!(u32).range(1..=64)
     )]
     pub(crate) tensor_parallel: Option<u32>,
     /// With --registry: vision workers (1 where nothing is said). Written only where nothing is wanted yet.
-    #[arg(
-        long,
-        env = "INKSTONE_VISION_REPLICAS",
-        value_name = "N",
-        requires = "registry"
-    )]
+    #[arg(long, env = "INKSTONE_VISION_REPLICAS", value_name = "N")]
     pub(crate) vision_replicas: Option<u32>,
     /// With --registry: file (TOML: language_replicas, tensor_parallel, vision_replicas, and model if it matters) that says what is wanted. It replaces what was
     /// wanted before, at every start.
@@ -81,7 +70,6 @@ pub(crate) struct DeploymentArguments {
         long,
         env = "INKSTONE_DEPLOYMENT",
         value_name = "FILE",
-        requires = "registry",
         conflicts_with_all = ["language_replicas", "tensor_parallel", "vision_replicas"]
     )]
     pub(crate) deployment: Option<PathBuf>,

@@ -66,31 +66,28 @@ async fn show_once(arguments: &StatusArguments) -> anyhow::Result<()> {
 
 /// Shows every change; a coordinator that goes away is waited for.
 async fn watch(arguments: &StatusArguments) -> anyhow::Result<()> {
-    let mut screen = Screen::of(arguments, true);
+    let screen = Screen::of(arguments, true);
     // The first attempt says what is wrong with the address.
     let mut client = connect(&arguments.server).await?;
     loop {
-        let lost = match follow(&mut client, &mut screen).await? {
-            Some(error) => error,
-            None => continue,
-        };
+        let lost = follow(&mut client, &screen).await?;
         screen.note(&format!("{lost}; trying again"))?;
         sleep(PAUSE).await;
     }
 }
 
-/// Shows changes until the coordinator is lost; says why, unless it ended in good order.
-async fn follow(client: &mut Client, screen: &mut Screen) -> anyhow::Result<Option<String>> {
+/// Shows changes until the coordinator is lost; says why.
+async fn follow(client: &mut Client, screen: &Screen) -> anyhow::Result<String> {
     let call = client.watch_cluster(WatchClusterRequest::default()).await;
     let mut answers = match call {
         Ok(answers) => answers.into_inner(),
-        Err(status) => return Ok(Some(explain(status).to_string())),
+        Err(status) => return Ok(explain(status).to_string()),
     };
     loop {
         match answers.message().await {
             Ok(Some(answer)) => screen.show(&answer.cluster.unwrap_or_default())?,
-            Ok(None) => return Ok(None),
-            Err(status) => return Ok(Some(explain(status).to_string())),
+            Ok(None) => return Ok("the coordinator says nothing more".to_owned()),
+            Err(status) => return Ok(explain(status).to_string()),
         }
     }
 }
@@ -117,7 +114,7 @@ impl Screen {
         }
     }
 
-    fn show(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+    fn show(&self, cluster: &Cluster) -> anyhow::Result<()> {
         if self.is_json {
             write_out(&format!("{}\n", json::of(cluster)))?;
             return Ok(());
@@ -130,7 +127,7 @@ impl Screen {
         Ok(())
     }
 
-    fn note(&mut self, text: &str) -> anyhow::Result<()> {
+    fn note(&self, text: &str) -> anyhow::Result<()> {
         match self.is_json {
             // Who reads it sees that nothing comes.
             true => Ok(()),

@@ -126,7 +126,8 @@ impl Placer {
                     // Planning on what was seen before would do the same again.
                     let echo = state.wait_for(|state| state.revision >= revision);
                     let _ = timeout(ECHO, echo).await;
-                    continue;
+                    // Whatever plans may come one after the other, a registry is not flooded with them.
+                    TICK
                 }
             };
             tokio::select! {

@@ -116,7 +116,7 @@ impl Memory {
         held.is_some_and(|(_, _, since)| now.saturating_sub(*since) < policy.released_after)
     }
 
-    /// The node of this group whose process is another one than when the epoch began.
+    /// The node of this group whose process is another one than when the epoch began, or when it last served.
     pub(crate) fn restarted<'a>(
         &self,
         state: &ClusterState,
@@ -211,6 +211,10 @@ impl Memory {
                 since: now,
                 is_noted: false,
             };
+        }
+        // Whoever serves now is the one to go by.
+        if is_ready {
+            memory.incarnations.clear();
         }
         for node in &assignment.ranks {
             if let Some(record) = state.nodes.get(node) {

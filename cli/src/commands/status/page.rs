@@ -189,7 +189,11 @@ fn does(node: &Node) -> Cell {
     let vision = node.vision.as_ref().map(|p| part("vision", p));
     let mut parts: Vec<(String, Tone)> = language.into_iter().chain(vision).collect();
     if node.draining {
-        parts.push(("being relieved".into(), Tone::Busy));
+        let text = match parts.is_empty() {
+            true => "relieved",
+            false => "being relieved",
+        };
+        parts.push((text.into(), Tone::Busy));
     }
     let tone = [Tone::Bad, Tone::Busy, Tone::Good]
         .into_iter()

@@ -184,7 +184,7 @@ mod tests {
         let text = table(Style::Coloured, &["X", "Y"], &rows);
         assert_eq!(
             text,
-            "\x1b[1mX\x1b[0m      \x1b[1mY\x1b[0m\n\x1b[31m [31ma\x1b[0m  b\n"
+            "\x1b[1mX\x1b[0m       \x1b[1mY\x1b[0m\n\x1b[31m [31ma\x1b[0m  b\n"
         );
     }
 

@@ -348,8 +348,6 @@ fn has_room(state: &ClusterState) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
-
     #[test]
     fn from_any_state_placing_settles_and_nothing_is_left_undone(state in drawn_state()) {
         let mut world = World::new(state);

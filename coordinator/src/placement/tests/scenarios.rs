@@ -161,12 +161,19 @@ fn a_process_that_was_started_anew_begins_a_new_life() {
     scenario.becomes(
         "want groups 1
          node a as 2
-         group group-0 3 on a ready",
+         group group-0 3 on a loading",
     );
     check_plan(
         &scenario.plan_after(MOMENT),
         "~ group-0 from a to a: node a was started anew",
     );
+    // One that serves already, because the placer was late, is left alone.
+    scenario.becomes(
+        "want groups 1
+         node a as 3
+         group group-0 4 on a ready",
+    );
+    check_plan(&scenario.plan_after(MOMENT), "");
 }
 
 #[test]
