@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::fixture::{
     Etcd, LEASE, Wire, Witness, connected, coordinator, elected, eventually, has_node,
-    is_installed, registry, settings, shows, vision, worker,
+    is_installed, registry, settings, shows, steady, vision, worker,
 };
 
 #[tokio::test]
@@ -42,12 +42,12 @@ async fn a_lease_that_was_lost_quietly_is_replaced_and_nobody_is_missed() {
         etcd.freeze();
         // Before anybody else can be elected, and long before etcd can say anything.
         eventually(candidacy.fence(), "not placing", Option::is_none).await;
-        sleep(LEASE * 2).await;
+        sleep(LEASE).await;
         etcd.thaw();
         let again = elected(candidacy.fence()).await;
         assert!(again >= fence);
         // Past the time in which the missing are borne with.
-        sleep(LEASE * 2 + Duration::from_secs(1)).await;
+        sleep(LEASE + Duration::from_millis(1500)).await;
     };
     witness.during(is_whole, freeze).await;
     let state = other.state().borrow().clone();
@@ -97,7 +97,7 @@ async fn an_older_process_that_comes_back_leaves_the_name_to_the_newer() {
     }
     let etcd = Etcd::start();
     let wire = Wire::to(etcd.port);
-    let (old, new) = (registry(&wire.url), connected(&etcd.url).await);
+    let (old, new) = (registry(&wire.url), steady(&etcd.url).await);
     let _old = old.announce(worker("a", "1"));
     shows(&new, "the old one", |state| has_node(state, "a")).await;
     wire.set(crate::fixture::Line::Frozen);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use inkstone_cluster::{
     Deployment, Epoch, Phase, RegistryError,
     etcd::{EtcdSettings, connect},
@@ -101,24 +102,26 @@ async fn who_is_not_let_in_goes_on_without() {
     let _announcements = registries
         .each_ref()
         .map(|registry| registry.announce(worker("a", "1")));
-    sleep(Duration::from_secs(2)).await;
-    for registry in &registries {
-        assert!(!*registry.is_connected().borrow());
-        assert!(registry.state().borrow().nodes.is_empty());
-        let refused = registry.set_deployment(
-            &Deployment {
-                model: None,
-                language_replicas: 1,
-                tensor_parallel: 1,
-                vision_replicas: 1,
-            },
-            None,
-        );
-        let refused = refused.await;
+    let wanted = Deployment {
+        model: None,
+        language_replicas: 1,
+        tensor_parallel: 1,
+        vision_replicas: 1,
+    };
+    let refused = join_all(
+        registries
+            .iter()
+            .map(|registry| registry.set_deployment(&wanted, None)),
+    );
+    for refused in refused.await {
         assert!(
             matches!(refused, Err(RegistryError::Unavailable(_))),
             "{refused:?}"
         );
+    }
+    for registry in &registries {
+        assert!(!*registry.is_connected().borrow());
+        assert!(registry.state().borrow().nodes.is_empty());
     }
     assert_eq!(
         etcd.ctl(&["get", "--prefix", "/inkstone/", "--keys-only"]),

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::fixture::{
     Etcd, LEASE, Line, Log, Wire, Witness, connected, coordinator, elected, epoch, eventually,
-    has_node, is_installed, put_group, registry, settings, shows, vision, worker,
+    has_node, is_installed, put_group, registry, settings, shows, steady, vision, worker,
 };
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn what_was_deleted_and_compacted_while_cut_off_is_seen_afterwards() {
     }
     let etcd = Etcd::start();
     let wire = Wire::to(etcd.port);
-    let (far, near) = (registry(&wire.url), connected(&etcd.url).await);
+    let (far, near) = (registry(&wire.url), steady(&etcd.url).await);
     let candidacy = near.campaign(coordinator("c"));
     let fence = elected(candidacy.fence()).await;
     let (gone, stays) = (
