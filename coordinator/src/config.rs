@@ -103,8 +103,9 @@ pub struct Limits {
     /// How often a request may be moved because what ran it was lost. 8: a rolling restart of a cluster moves it two or three
     /// times.
     pub max_moves: u32,
-    /// Bytes of encoded pictures that are kept, after their answers began, so that they can be put again when a vision worker is lost. 1 GiB: all
-    /// requests' at once in the usual sizes. Past it the pictures of a request are let go: it still moves, unless its pictures are needed and nowhere.
+    /// Bytes of encoded pictures that are kept after their answers began, so that they can be put again when a vision worker is
+    /// lost. 1 GiB: those of all requests at once in the usual sizes. Past it the pictures of a request are let go: it still moves,
+    /// unless its pictures are needed and nowhere.
     pub max_kept_picture_bytes: usize,
 }
 
@@ -143,11 +144,11 @@ pub struct Timeouts {
     pub describe: Duration,
     /// For a leader to say whether it takes a request. 30 s: it looks at its queue and reads the constraint, no more.
     pub accept: Duration,
-    /// How long a leader that has open requests may say nothing at all, then it counts as lost. 2 s: it reports its load every quarter of
-    /// a second.
+    /// How long a leader that has open requests may say nothing at all, then it counts as lost. 2 s: it reports its load every
+    /// quarter of a second.
     pub silence: Duration,
-    /// For a language group, or a vision worker, to take a request that was running over from one that was lost. 30 s: as long as it takes to load a model of this
-    /// size from the page cache where there is no spare.
+    /// For a language group, or a vision worker, to take a request over from one that was lost. 30 s: as long as it takes to load
+    /// a model of this size from the page cache where there is no spare.
     pub recovery: Duration,
     /// The same for a request that did not run yet. 10 s: a restart, but not a cluster that is gone.
     pub first_group: Duration,

@@ -1,5 +1,5 @@
-//! Brings the pictures of a request to vision workers, all at once; and keeps them while the request runs, as far as there is room, so that they can be
-//! brought there again.
+//! Brings the pictures of a request to vision workers, all at once; and keeps them while the request runs, as far as there is room,
+//! so that they can be brought there again.
 
 use std::{sync::Arc, time::Duration};
 

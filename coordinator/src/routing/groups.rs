@@ -13,6 +13,9 @@ const ROWS_OF_SEQUENCE: f64 = 32.0;
 /// What a row counts that this prompt has to compute, against one that is computed before it anyway: somebody waits for it, and what
 /// another group has already is lost work to all.
 const OWN_ROWS: f64 = 2.0;
+/// What a row counts in addition in a cache that is full, where it drives out what others may come back for. So prompts that have only their
+/// beginning in common spread over all caches.
+const DRIVES_OUT: f64 = 1.0;
 /// What a group is taken to compute each second while no group has said it. Only differences count then.
 const UNKNOWN_RATE: f64 = 1000.0;
 /// Costs this near to the least one are as good: reports are a quarter of a second old.
@@ -92,8 +95,17 @@ impl Outlook {
             known if known > 0.0 => f64::from(known),
             _ => unknown_rate,
         };
-        (OWN_ROWS * own_rows + queued_rows + f64::from(company) * ROWS_OF_SEQUENCE) / rate
+        ((OWN_ROWS + DRIVES_OUT * fullness(report)) * own_rows
+            + queued_rows
+            + f64::from(company) * ROWS_OF_SEQUENCE)
+            / rate
     }
+}
+
+/// Which share of a group's blocks is taken, by sequences or by what may be found again.
+fn fullness(report: &LoadReport) -> f64 {
+    let taken = f64::from(report.blocks_used) + f64::from(report.blocks_cached);
+    taken / f64::from(report.blocks_total).max(taken).max(1.0)
 }
 
 #[cfg(test)]
@@ -147,6 +159,21 @@ mod tests {
             ..idle()
         };
         assert_eq!(first(1000, &[idle(), little, idle()]), [0, 400, 0]);
+    }
+
+    #[test]
+    fn what_shares_little_goes_where_it_drives_nothing_out() {
+        let full = |cached_tokens| Outlook {
+            cached_tokens,
+            ..busy(LoadReport {
+                blocks_used: 10,
+                blocks_cached: 90,
+                blocks_total: 100,
+                ..LoadReport::default()
+            })
+        };
+        assert_eq!(first(1000, &[full(200), idle()]), [0, 400]);
+        assert_eq!(first(1000, &[full(600), idle()]), [400, 0]);
     }
 
     #[test]

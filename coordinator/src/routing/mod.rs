@@ -6,8 +6,8 @@ mod prefix_index;
 mod vision;
 
 pub(crate) use groups::{Outlook, rank_groups};
-pub use policy::RoutingPolicy;
 pub(crate) use policy::Router;
+pub use policy::RoutingPolicy;
 pub(crate) use prefix_index::{CacheChange, PrefixIndex};
 pub(crate) use vision::{VisionOutlook, rank_vision_workers};
 

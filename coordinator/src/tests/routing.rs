@@ -27,8 +27,15 @@ fn idle(cluster: &FakeCluster) {
     }
 }
 
+/// Without the system's text, so that questions about different things have nothing in common.
 fn long_question(about: &str) -> wire::ChatRequest {
-    question(&format!("{about}: {}", "word ".repeat(200)))
+    wire::ChatRequest {
+        prompt: Some(wire::PromptParams {
+            omit_default_system: true,
+            ..Default::default()
+        }),
+        ..question(&format!("{about}: {}", "word ".repeat(300)))
+    }
 }
 
 async fn ask(coordinator: &Coordinator, request: wire::ChatRequest) -> wire::RoutingReceipt {

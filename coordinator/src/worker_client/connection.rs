@@ -1,8 +1,7 @@
 //! The one long call from this coordinator to a group's leader (`LanguageService.Connect`). Requests go out with a handle
 //! each; what happened to all of them in a step comes back in one message and is dealt out to their queues. Dealing never
 //! waits, so no request holds up another. When the call breaks, or the leader falls silent while it has requests, every request on it
-//! is told, and another call is made. There is one whether or not there are requests: the group's load and what is in its cache
-//! are heard on it.
+//! is told.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,16 +17,15 @@ use inkstone_proto::worker::v1::{
 };
 use tokio::{
     task::AbortHandle,
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::{
     Generation, GenerationStream, Pulse, WorkerError,
     from_wire::{cache_from_wire, event_from_wire, load_from_wire, refusal_from_wire},
     generation_queue::{GenerationWriter, generation_queue},
-    grpc::language_client,
     to_wire::generation_to_wire,
 };
 
@@ -38,79 +36,6 @@ const MAX_UNSENT: usize = 4096;
 const LOOKS: u32 = 8;
 /// Looks after which a silent leader without requests is called anew.
 const IDLE_LOOKS: u32 = 3 * LOOKS;
-/// Between a call that broke and the next one, doubled while calls break before anything was heard.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// A leader, and the call to it, made anew by a task when it breaks. The task ends with this.
-pub(super) struct Leader {
-    calls: Arc<Calls>,
-    keeping: AbortHandle,
-}
-
-struct Calls {
-    endpoint: Endpoint,
-    silence: Duration,
-    pulse: Arc<Pulse>,
-    current: Mutex<Option<Arc<Connection>>>,
-}
-
-impl Leader {
-    /// Begins to connect. A leader with requests that says nothing for `silence` counts as lost.
-    pub(super) fn new(endpoint: Endpoint, silence: Duration) -> Self {
-        let calls = Arc::new(Calls {
-            endpoint,
-            silence,
-            pulse: Arc::default(),
-            current: Mutex::default(),
-        });
-        let keeping = tokio::spawn(keep(calls.clone())).abort_handle();
-        Self { calls, keeping }
-    }
-
-    pub(super) fn pulse(&self) -> &Arc<Pulse> {
-        &self.calls.pulse
-    }
-
-    /// The call, made anew when there is none or the last one broke.
-    pub(super) fn connection(&self) -> Arc<Connection> {
-        self.calls.connection()
-    }
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        self.keeping.abort();
-    }
-}
-
-impl Calls {
-    fn connection(&self) -> Arc<Connection> {
-        let mut current = self.current.lock().expect("no panic while locked");
-        match &*current {
-            Some(connection) if !connection.is_broken() => connection.clone(),
-            _ => current.insert(Connection::open(self)).clone(),
-        }
-    }
-}
-
-/// Keeps a call open.
-async fn keep(calls: Arc<Calls>) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let connection = calls.connection();
-        connection.ended.cancelled().await;
-        let was_heard = connection.shared.lock().was_heard;
-        drop(connection);
-        sleep(pause).await;
-        pause = if was_heard {
-            FIRST_PAUSE
-        } else {
-            (pause * 2).min(LONGEST_PAUSE)
-        };
-    }
-}
-
 /// A call to a leader; it is made by a task of its own, which ends with the last holder of the connection.
 pub(super) struct Connection {
     shared: Arc<Shared>,
@@ -146,16 +71,20 @@ impl Shared {
 
 impl Connection {
     /// Begins to connect.
-    fn open(calls: &Calls) -> Arc<Self> {
+    pub(super) fn open(
+        client: LanguageServiceClient<Channel>,
+        pulse: &Arc<Pulse>,
+        silence: Duration,
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared(Mutex::default()));
         let ended = CancellationToken::new();
         let call = Call {
             shared: shared.clone(),
-            pulse: calls.pulse.clone(),
-            silence: calls.silence,
+            pulse: pulse.clone(),
+            silence,
             ended: ended.clone(),
         };
-        let dealing = tokio::spawn(call.make(language_client(&calls.endpoint))).abort_handle();
+        let dealing = tokio::spawn(call.make(client)).abort_handle();
         Arc::new(Self {
             shared,
             dealing,
@@ -164,8 +93,14 @@ impl Connection {
     }
 
     /// Whether the call ended, so that no request can be sent any more.
-    fn is_broken(&self) -> bool {
+    pub(super) fn is_broken(&self) -> bool {
         self.shared.lock().broken.is_some()
+    }
+
+    /// Returns when the call ended: whether anything was ever heard on it.
+    pub(super) async fn ended(&self) -> bool {
+        self.ended.cancelled().await;
+        self.shared.lock().was_heard
     }
 
     /// Sends a request; what is said of it comes out of the stream. Dropping the stream before its end cancels it.

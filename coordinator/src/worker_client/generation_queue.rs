@@ -113,6 +113,9 @@ impl GenerationWriter {
             state.waiting.push_back(event);
         }
         if state.room.is_over() {
+            if let Some(place) = state.place.upgrade() {
+                place.all_drawn();
+            }
             state.close(Ok(()));
             return false;
         }

@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 
 use super::{
     Connector, Generation, GenerationStream, LanguageClient, LanguageDescription, PictureDigest,
-    PictureUpload, PlacedPicture, Pulse, VisionClient, WorkerError, connection::Leader,
+    PictureUpload, PlacedPicture, Pulse, VisionClient, WorkerError, leader::Leader,
 };
 use crate::config::Timeouts;
 
@@ -80,8 +80,8 @@ impl Connector for GrpcConnector {
     }
 }
 
-/// A client over a connection of its own. Calls to a leader are few and long; each has a connection of its own, so that none waits for a connection
-/// that is dead and does not know it yet.
+/// A client over a connection of its own. Calls to a leader are few and long; so none waits for a connection that is dead and
+/// does not know it yet.
 pub(super) fn language_client(endpoint: &Endpoint) -> LanguageServiceClient<Channel> {
     LanguageServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }

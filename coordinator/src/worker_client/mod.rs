@@ -7,6 +7,7 @@ pub(crate) mod fake;
 mod from_wire;
 pub(crate) mod generation_queue;
 mod grpc;
+mod leader;
 mod pulse;
 mod to_wire;
 
