@@ -315,6 +315,16 @@ impl Place {
         }
     }
 
+    /// All its tokens are drawn, though they may not be read yet: its place in the group is free.
+    pub(crate) fn all_drawn(&self) {
+        let mut state = self.admission.lock();
+        self.charge(&mut state);
+        state.queue.all_drawn(self.ticket, self.admission.now());
+        if !state.waiting.is_empty() {
+            self.admission.pump(&mut state);
+        }
+    }
+
     fn charge(&self, state: &mut State) {
         let tokens = self.uncharged.swap(0, Ordering::Relaxed);
         if tokens > 0 {

@@ -90,6 +90,8 @@ struct Running {
     prompt: PromptCost,
     sequences: u64,
     is_pending: bool,
+    /// All its tokens are drawn: it takes no place in a group any more, though they may not be read yet.
+    is_drawn: bool,
     output_tokens: u64,
 }
 
@@ -150,16 +152,27 @@ impl AdmissionQueue {
 
     /// A request is over, or nobody waits for it any more, whether it ran or waited.
     pub(crate) fn leave(&mut self, ticket: Ticket, now: Duration) {
+        self.all_drawn(ticket, now);
         if let Some(gone) = self.running.remove(&ticket) {
-            self.sequences -= gone.sequences;
             if gone.is_pending {
                 self.pending_tokens -= gone.prompt.tokens();
             } else {
                 self.throughput.answered(gone.output_tokens);
             }
-            self.queue.ended(&gone.tenant, now);
         } else {
             self.queue.remove(ticket, now);
+        }
+    }
+
+    /// Nothing more is drawn for a request: its place in a group is free, and its tenant has one less that runs. It counts among the
+    /// requests of this coordinator until its answer is read.
+    pub(crate) fn all_drawn(&mut self, ticket: Ticket, now: Duration) {
+        let Some(running) = self.running.get_mut(&ticket) else {
+            return;
+        };
+        if !std::mem::replace(&mut running.is_drawn, true) {
+            self.sequences -= running.sequences;
+            self.queue.ended(&running.tenant, now);
         }
     }
 
@@ -285,6 +298,7 @@ impl AdmissionQueue {
             prompt: cost.prompt,
             sequences: cost.sequences.into(),
             is_pending: true,
+            is_drawn: false,
             output_tokens: 0,
         };
         self.sequences += running.sequences;

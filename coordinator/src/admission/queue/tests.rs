@@ -221,6 +221,26 @@ fn a_share_of_the_places_is_kept_for_tenants_that_have_none() {
 }
 
 #[test]
+fn an_answer_that_is_drawn_and_not_read_takes_no_place_in_a_group() {
+    let mut queue = AdmissionQueue::new(BOUNDS);
+    let room = Room {
+        sequences: Some(1),
+        ..NOWHERE
+    };
+    let (first, _) = queue.enter(asked("a", 1), &room, secs(0));
+    let (second, verdicts) = queue.enter(asked("a", 1), &room, secs(0));
+    assert_eq!(verdicts, []);
+    queue.drawn(first, 1, secs(0));
+    queue.all_drawn(first, secs(0));
+    assert_eq!(queue.pump(&room), [Verdict::Go(second)]);
+    // It is one of this coordinator's until it is read.
+    assert_eq!(queue.running.len(), 2);
+    queue.all_drawn(first, secs(0));
+    queue.leave(first, secs(0));
+    assert_eq!((queue.running.len(), queue.sequences), (1, 1));
+}
+
+#[test]
 fn a_client_is_told_to_wait_for_what_is_ahead_of_it() {
     let mut queue = AdmissionQueue::new(BOUNDS);
     let (running, _) = enter(&mut queue, "a", 4);
