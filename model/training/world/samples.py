@@ -372,10 +372,10 @@ SEEING = (
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
 # What the last stage draws: everything, those skills most that are learnt slowest.
-EVERYTHING = {"chat": 0.14, "drill": 0.16, "match": 0.12, "several": 0.15, "choice": 0.11, "compose": 0.11, "compose_pictures": 0.05, "places": 0.08, "places_pictures": 0.01, "caption": 0.07, "edit": 0.02}
+EVERYTHING = {"chat": 0.18, "drill": 0.14, "match": 0.10, "several": 0.15, "choice": 0.11, "compose": 0.11, "compose_pictures": 0.06, "places": 0.08, "places_pictures": 0.01, "caption": 0.06, "edit": 0.02}
 # At its beginning: to find the one thing that is red and a circle is what most skills wait for, and many questions about one
 # picture, or many about which of several it is in, teach it fastest.
-DRILL = {"drill": 0.30, "match": 0.34, "several": 0.08, "choice": 0.03, "compose": 0.08, "compose_pictures": 0.02, "places": 0.08, "caption": 0.06, "edit": 0.02}
+DRILL = {"drill": 0.28, "match": 0.30, "chat": 0.08, "several": 0.08, "choice": 0.03, "compose": 0.08, "compose_pictures": 0.02, "places": 0.07, "caption": 0.05, "edit": 0.02}
 DRILL_SHARE = 0.36
 
 
