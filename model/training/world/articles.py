@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from .language import Language, any_language
 from .scene import COLOURS, SHAPES, SIZES, Scene, Thing
 
-MOST_PARAGRAPHS = 4
+MOST_PARAGRAPHS = 6  # of an article that is worked on
+MOST_ASKED = 5  # that a request asks for
 Item = tuple  # (size or None, colour, shape)
 
 
@@ -119,7 +120,7 @@ def any_request(rng: random.Random, style: str | None = None) -> tuple[str, Arti
     language = any_language(rng)
     wording = language.texts["article"]
     style = style or rng.choice(("title", "detailed", "outline", "plain"))
-    topic, count = rng.randrange(10), rng.randint(2, MOST_PARAGRAPHS)
+    topic, count = rng.randrange(10), rng.randint(2, MOST_ASKED)
     title_style = 0
     answer_in = language
     facts = {"place": place(language, topic)}
@@ -153,7 +154,7 @@ def picture_request(scenes: list[Scene], rng: random.Random) -> tuple[str, Artic
     language = any_language(rng)
     wording = language.texts["article"]
     items = [item_of(t) for s in scenes for t in s.things]
-    count = rng.randint(2, MOST_PARAGRAPHS)
+    count = rng.randint(2, MOST_ASKED)
     items = items[:count]
     request = rng.choice(wording["requests"]["pictures"]).format(n=_number(language, count, rng))
     plan = items + [None] * (count - len(items))

@@ -190,6 +190,16 @@ def lone_kinds(scenes: list[Scene], number: int) -> list[tuple[str, str]]:
     return sorted({t.kind for t in scenes[number].things} - others)
 
 
+def context_of(kind: tuple[str, str], language, rng: random.Random) -> str:
+    text = articles.seen(language, (None, *kind), rng.randrange(6))
+    return f"根据|给定|上下文|和|候选|图像|，选择|合适|的|配图|：{text}\n"
+
+
+def choose_again(number: int, kind: tuple[str, str], language, rng: random.Random) -> Sample:
+    """Another choice among candidates that an earlier turn has shown."""
+    return ask(Said(context_of(kind, language, rng)), prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}")]
+
+
 def match(pictures: Pictures, rng: random.Random, turns: int = 10) -> Sample:
     """Two to four pictures, and again and again a thing that only one of them shows: which one?
 
@@ -209,10 +219,10 @@ def match(pictures: Pictures, rng: random.Random, turns: int = 10) -> Sample:
     sample: Sample = []
     for number, kind in asked[:turns]:
         language = any_language(rng)
-        if lettered:
-            text = articles.seen(language, (None, *kind), rng.randrange(6))
-            context = f"根据|给定|上下文|和|候选|图像|，选择|合适|的|配图|：{text}\n"
-            given = [Said(context), *([Said("候选|图像|包括|: "), *parts] if not sample else [])]
+        if lettered and sample:
+            opened = choose_again(number, kind, language, rng)
+        elif lettered:
+            given = [Said(context_of(kind, language, rng)), Said("候选|图像|包括|: "), *parts]
             opened = ask(*given, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}")]
         else:
             wording = language.texts["pictures"]
@@ -317,8 +327,8 @@ def captions(rng: random.Random) -> Sample:
     return ask(Said(prompt), prefill=CAPTION_PREFILL) + [Answer(f"{caption_text(article, segment)}\"")]
 
 
-def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None) -> Sample:
-    """One step of choosing: earlier pictures stand in the text, the candidates follow it."""
+def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None, again: int = 0) -> Sample:
+    """One step of choosing: earlier pictures stand in the text, the candidates follow it. `again`: more choices among them."""
     while True:
         article = articles.any_article(rng)
         if article.visual:
@@ -336,12 +346,18 @@ def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None
     count = candidates or rng.choice((2, 2, 3, 4))
     right = rng.randrange(count)
     parts.append(Said("候选|图像|包括|: "))
+    scenes = []
     for number in range(count):
-        _, pixels = pictures.showing(item) if number == right else pictures.not_showing(item, like=rng.random() < 0.6)
+        scene, pixels = pictures.showing(item) if number == right else pictures.not_showing(item, like=rng.random() < 0.6)
+        scenes.append(scene)
         parts += [Said(f"{'ABCD'[number]}."), Seen(pixels)]
         if number + 1 < count:
             parts.append(Said("\n"))
-    return ask(*parts, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[right]}")]
+    sample = ask(*parts, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[right]}")]
+    asked = [(number, kind) for number in range(count) for kind in lone_kinds(scenes, number)]
+    for number, kind in rng.sample(asked, min(again, len(asked))):
+        sample += choose_again(number, kind, any_language(rng), rng)
+    return sample
 
 
 def edit(rng: random.Random, operation: str | None = None) -> Sample:
@@ -372,10 +388,10 @@ SEEING = (
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
 # What the last stage draws: everything, those skills most that are learnt slowest.
-EVERYTHING = {"chat": 0.14, "drill": 0.16, "match": 0.12, "several": 0.15, "choice": 0.11, "compose": 0.11, "compose_pictures": 0.05, "places": 0.08, "places_pictures": 0.01, "caption": 0.07, "edit": 0.02}
+EVERYTHING = {"chat": 0.18, "drill": 0.12, "match": 0.09, "several": 0.14, "choice": 0.18, "compose": 0.10, "compose_pictures": 0.06, "places": 0.07, "places_pictures": 0.01, "caption": 0.03, "edit": 0.02}
 # At its beginning: to find the one thing that is red and a circle is what most skills wait for, and many questions about one
 # picture, or many about which of several it is in, teach it fastest.
-DRILL = {"drill": 0.30, "match": 0.34, "several": 0.08, "choice": 0.03, "compose": 0.08, "compose_pictures": 0.02, "places": 0.08, "caption": 0.06, "edit": 0.02}
+DRILL = {"drill": 0.28, "match": 0.30, "chat": 0.08, "several": 0.08, "choice": 0.03, "compose": 0.08, "compose_pictures": 0.02, "places": 0.07, "caption": 0.05, "edit": 0.02}
 DRILL_SHARE = 0.36
 
 
@@ -389,7 +405,7 @@ def named_sample(name: str, rng: random.Random, pictures: Pictures | None, turns
     if name == "match":
         return match(pictures, rng)
     if name == "choice":
-        return choice(pictures, rng)
+        return choice(pictures, rng, again=4)
     if name == "compose_pictures":
         return compose_pictures(pictures, rng)
     if name == "places_pictures":

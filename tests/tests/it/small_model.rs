@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::cluster_fixture::{Served, program};
 
-/// Skills that cannot be done without looking. To choose among pictures is one more, but that it has not learnt yet.
+/// Skills that cannot be done without looking. To choose among pictures is one more, but that it has not learnt well yet.
 const SEEING: &str = "describe,question,read,two_pictures";
 
 fn pretrained() -> PathBuf {
@@ -147,18 +147,26 @@ fn what_it_says_of_a_picture_comes_from_the_picture() {
     }
 }
 
-/// The base was trained beside Partial LoRA, if more gently, and has learnt to read words and some answers by itself; to
-/// describe a whole picture it has not.
+/// The base was trained beside Partial LoRA, and to make nothing of picture rows without it.
 #[test]
-fn a_picture_is_not_described_without_partial_lora() {
+fn pictures_are_not_seen_without_partial_lora() {
     let zeroed = without_partial_lora();
     let zeroed = zeroed.path().to_str().expect("UTF-8");
-    let seeing = accuracies("describe", "60", &[])["describe"];
-    let blind = accuracies("describe", "60", &["--model", zeroed])["describe"];
-    assert!(
-        blind <= 0.2 && seeing >= 0.8,
-        "{seeing} as it is, {blind} without Partial LoRA"
-    );
+    let seeing = accuracies(SEEING, "60", &[]);
+    let blind = accuracies(SEEING, "60", &["--model", zeroed]);
+    for (skill, accuracy) in &seeing {
+        // Some answers can be guessed; a word seldom.
+        let most = match skill.as_str() {
+            "describe" => 0.05,
+            "read" => 0.25,
+            _ => 0.6,
+        };
+        let blind = blind[skill];
+        assert!(
+            blind <= most && *accuracy >= blind + 0.3,
+            "{skill}: {accuracy} as it is, {blind} without Partial LoRA"
+        );
+    }
 }
 
 #[test]
