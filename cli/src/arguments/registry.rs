@@ -90,7 +90,10 @@ impl RegistryArguments {
             (Some(name), Some(password)) => {
                 let password = String::from_utf8(password).context("the password is not UTF-8")?;
                 // Editors end a file with a line break that is no part of the password.
-                Some((name.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+                Some((
+                    name.clone(),
+                    password.trim_end_matches(['\r', '\n']).to_owned(),
+                ))
             }
             _ => None,
         };

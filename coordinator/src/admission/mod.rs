@@ -201,7 +201,6 @@ impl Admission {
     }
 
     /// A place in the queue, and the word that the turn has come.
-    #[expect(clippy::type_complexity, reason = "a place and its turn, used once")]
     fn enter(
         self: &Arc<Self>,
         asked: Asked,

@@ -266,7 +266,7 @@ impl<'a> Planner<'a, '_> {
     }
 
     /// Nodes for a group; `others` are of groups that are broken too.
-    fn find(&mut self, before: Option<&GroupAssignment>, others: &[NodeId]) -> Option<Vec<NodeId>> {
+    fn find(&self, before: Option<&GroupAssignment>, others: &[NodeId]) -> Option<Vec<NodeId>> {
         let is_own = |id| before.is_some_and(|before| before.ranks.contains(id));
         let view = self.view;
         let mut candidates = vec![];

@@ -130,7 +130,8 @@ fn in_rank_order(
         let status = view.state.statuses.get(node);
         status.is_some_and(|status| status.kept.contains(&key))
     };
-    let wishes: [&dyn Fn(&NodeId, usize) -> bool; 4] = [
+    type Wish<'a> = &'a dyn Fn(&NodeId, usize) -> bool;
+    let wishes: [Wish<'_>; 4] = [
         &|node, rank| had(node, rank) && keeps(node, rank),
         &|node, rank| keeps(node, rank),
         &|node, rank| had(node, rank),

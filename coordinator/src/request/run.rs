@@ -42,17 +42,20 @@ struct Asked {
     pictures: KeptPictures,
 }
 
+/// A prompt, and the pictures in it.
+type Rendered = (ReadyPrompt, Arc<[Picture]>);
+
 /// What is going on for the request elsewhere, that its task waits for.
 enum Work {
     Nothing,
-    Rendering(BoxFuture<'static, Result<(ReadyPrompt, Arc<[Picture]>), RequestError>>),
+    Rendering(BoxFuture<'static, Result<Rendered, RequestError>>),
     PuttingAgain(BoxFuture<'static, Result<ReadyPrompt, RequestError>>),
     Opening(BoxFuture<'static, Result<Placed, WorkerError>>),
 }
 
 /// What came of it.
 enum Done {
-    Rendered(Result<(ReadyPrompt, Arc<[Picture]>), RequestError>),
+    Rendered(Result<Rendered, RequestError>),
     PutAgain(Result<ReadyPrompt, RequestError>),
     Opened(Result<Placed, WorkerError>),
 }

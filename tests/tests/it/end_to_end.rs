@@ -509,7 +509,9 @@ async fn a_second_signal_ends_the_process_at_once() {
         .into_inner();
     stream.message().await.expect("an event");
     served.process.terminate();
-    served.process.wait_for_text("a second signal stops at once");
+    served
+        .process
+        .wait_for_text("a second signal stops at once");
     served.process.terminate();
     let status = served.process.wait_for_end(Duration::from_secs(5));
     assert!(!status.success(), "{status}");

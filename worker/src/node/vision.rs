@@ -110,7 +110,7 @@ impl VisionPart {
         start_encoder(&model, &config.vision, checkpoint, sink).await
     }
 
-    async fn finish(&mut self, epoch: Epoch) {
+    async fn finish(&self, epoch: Epoch) {
         self.node.board.vision(Some((epoch, Phase::Draining)));
         self.node.health.set(Part::Vision, false).await;
         let grace = self.node.config.grace;

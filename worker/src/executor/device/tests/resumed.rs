@@ -23,7 +23,7 @@ fn cut_off(ask: &Ask, answer: &Answer, round: usize) -> Ask {
             0 if branch > 0 || !ask.prompt_logprobs => drawn.len(),
             _ => number / 5 % drawn.len(),
         };
-        let has_ended = told == drawn.len() && branch > 0 && number % 2 == 0;
+        let has_ended = told == drawn.len() && branch > 0 && number.is_multiple_of(2);
         cut.resumed.push(Resumed {
             branch,
             token_ids: drawn[..told].to_vec(),
