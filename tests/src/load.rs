@@ -363,7 +363,7 @@ impl Shared {
                 && self.is_to_try_again(status)
             {
                 turned_away += 1;
-                if status.code() == Code::Unavailable {
+                if status.code() != Code::ResourceExhausted {
                     *coordinator += 1;
                 }
                 sleep(Duration::from_millis(100)).await;
@@ -392,6 +392,8 @@ impl Shared {
             // It says to come back: there are more requests than it takes.
             Code::ResourceExhausted => true,
             Code::Unavailable => self.clients.elsewhere,
+            // The connection was reset before anything was said: nobody is there any more.
+            Code::Unknown => self.clients.elsewhere && status.message() == "transport error",
             _ => false,
         }
     }

@@ -104,7 +104,10 @@ fn number(variable: &str) -> Option<u64> {
 /// A coordinator that was killed: answers that it was giving then are lost.
 struct Killed {
     coordinator: String,
-    at: Instant,
+    /// Just before it was.
+    from: Instant,
+    /// When it was gone.
+    until: Instant,
 }
 
 /// Does it, and gives the members that are down or frozen for it.
@@ -127,11 +130,14 @@ fn hurt(
         Fault::KillVision => kill(cluster, &[["v0", "v1"][draw.below(2)]]),
         Fault::KillCoordinator => {
             let name = ["c0", "c1"][draw.below(2)];
+            let from = Instant::now();
+            let names = kill(cluster, &[name]);
             killed.push(Killed {
                 coordinator: cluster.address(name),
-                at: Instant::now(),
+                from,
+                until: Instant::now(),
             });
-            kill(cluster, &[name])
+            names
         }
         Fault::KillEtcd => {
             cluster.etcd.kill();
@@ -273,8 +279,8 @@ async fn recovery_soak_under_faults_from_a_seed() {
     report.excuse(|one| {
         killed.iter().any(|killed| {
             one.coordinator == killed.coordinator
-                && one.started <= killed.at
-                && killed.at <= one.ended + margin
+                && one.started <= killed.until
+                && killed.from <= one.ended + margin
         })
     });
     let fault = format!("{num_faults} faults in {seconds} s, seed {seed}");
