@@ -9,6 +9,8 @@ use tonic_types::StatusExt;
 
 use crate::cluster_fixture::{Served, small_model};
 
+/// A small model likes line breaks: between two parts of JSON it may put 48.
+const MAX_TOKENS: u32 = 1000;
 const SCHEMA: &str = r#"{
     "type": "object",
     "properties": {
@@ -27,7 +29,7 @@ fn sample() -> Vec<u8> {
 
 fn constrained(form: Form) -> ChatRequest {
     let parts = vec![picture(sample()), text("What is in the picture?")];
-    let mut request = greedy(vec![user(parts)], 120);
+    let mut request = greedy(vec![user(parts)], MAX_TOKENS);
     request.stop.as_mut().expect("greedy sets it").ignore_eos = false;
     request.constraint = Some(Constraint { form: Some(form) });
     request
@@ -66,20 +68,17 @@ async fn a_form_that_cannot_be_followed_is_refused_by_name_and_hurts_nobody_else
         let mut client = client.clone();
         async move { ask(&mut client, constrained(Form::JsonSchema(SCHEMA.into()))).await }
     });
-    for (form, field) in [
-        (Form::JsonSchema("{".into()), "constraint.json_schema"),
-        (
-            Form::JsonSchema(r#"{"type": "no such type"}"#.into()),
-            "constraint.json_schema",
-        ),
-        (Form::Regex("(".into()), "constraint.regex"),
+    for form in [
+        Form::JsonSchema("{".into()),
+        Form::JsonSchema(r#"{"type": "no such type"}"#.into()),
+        Form::Regex("(".into()),
     ] {
         let refused = ask(&mut client.clone(), constrained(form)).await;
         let status = refused.expect_err("it cannot be followed");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         let details = status.get_details_bad_request().expect("what is wrong");
         let fields: Vec<_> = details.field_violations.iter().map(|v| &v.field).collect();
-        assert_eq!(fields, [field], "{status:?}");
+        assert_eq!(fields, ["constraint"], "{status:?}");
     }
     good.await.expect("no panic").expect("an answer");
 }

@@ -222,10 +222,18 @@ impl Loop {
             }
         };
         self.pulse.stop();
-        self.clients.end_all(&match &end {
+        let message = match &end {
             GroupStatus::Failed(breakage) => format!("the language group failed: {breakage}"),
             GroupStatus::Serving | GroupStatus::Stopped => "the language group stops".to_owned(),
-        });
+        };
+        self.clients.end_all(&message);
+        // Who connected in the meantime is told too: nobody will take its command any more.
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Connect(_, outbox) = command {
+                outbox.end(Err(message.clone()));
+            }
+        }
         self.status.send_replace(end);
     }
 
