@@ -62,11 +62,12 @@ async fn fault_second_sigterm_ends_a_process_at_once() {
         (settings.language_nodes, settings.language_replicas) = (1, 1);
         (settings.devices, settings.tensor_parallel) = (2, 2);
         let mut cluster = Cluster::start(settings).await;
-        let load = Load::start(once(&cluster, 8), &turn.cases);
+        // Enough that much is left to finish when the second signal comes.
+        let load = Load::start(once(&cluster, 32), &turn.cases);
         load.wait_until_all_run(MIDDLE).await;
         if name != "v0" {
             cluster.process(name).terminate();
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let began = Instant::now();
         let status = cluster.stop(name, Duration::from_secs(30));
