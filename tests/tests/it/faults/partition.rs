@@ -12,7 +12,7 @@ use inkstone_tests::{
 use tokio::time::sleep;
 
 use super::{
-    SERVE_AGAIN, assert_resumed, assert_unmoved, assert_whole, always, in_the_middle, once, turn,
+    SERVE_AGAIN, always, assert_resumed, assert_unmoved, assert_whole, in_the_middle, once, turn,
     turn_with_network, two_groups,
 };
 
@@ -134,15 +134,15 @@ async fn partition_around_etcd() {
 
     // A leader that only etcd does not hear counts as gone: its group gets another life elsewhere, and what it still says is not
     // listened to.
-    // Its lease has to run out first: by then a fast machine is done with any one answer.
     let clients = always(&cluster, STREAMS);
     let hurt = async |cluster: &mut Cluster, group: Group| {
         network(cluster).cut(group.leader(), "etcd");
         cluster.wait_for_new_life(&group, SERVE_AGAIN).await;
     };
     let fault = "leader | etcd";
-    let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
-    assert_resumed(&report, at);
+    let (report, _) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
+    // Whoever ends before the group's other rank is called away has nothing to move for.
+    report.assert_right();
     network(&cluster).heal();
     cluster.wait_until_right().await;
 
