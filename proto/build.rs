@@ -4,9 +4,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PUBLIC_FILES: [&str; 3] = [
+const PUBLIC_FILES: [&str; 4] = [
     "inkstone/v1/chat.proto",
     "inkstone/v1/cluster.proto",
+    "inkstone/v1/composition.proto",
     "inkstone/v1/model.proto",
 ];
 const WORKER_FILES: [&str; 3] = [
