@@ -1,12 +1,16 @@
 //! Settings of the coordinator, typed and checked whole before anything starts. The command line crate fills them in;
 //! nothing here reads flags, files or the environment.
 
+mod compose;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use inkstone_cluster::{
     Deployment, Members, Membership, MembershipError, NodeAddress, NodeId, Registry,
 };
+use inkstone_pictures::PictureSource;
 
+pub use self::compose::ComposeSettings;
 use crate::{placement::Policy, routing::RoutingPolicy};
 
 const MIB: usize = 1024 * 1024;
@@ -22,6 +26,10 @@ pub struct Config {
     pub placement: Option<PlacementSettings>,
     /// How it chooses a language group for a request.
     pub routing: RoutingPolicy,
+    /// Where pictures for articles are looked for; none: only pictures that come with a request are put in.
+    pub picture_source: Option<Arc<dyn PictureSource>>,
+    /// How articles are kept.
+    pub compose: ComposeSettings,
     /// What it takes on.
     pub limits: Limits,
     /// How long it waits.
@@ -219,6 +227,8 @@ impl Config {
             registry: None,
             placement: None,
             routing: RoutingPolicy::default(),
+            picture_source: None,
+            compose: ComposeSettings::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -234,6 +244,7 @@ impl Config {
             });
         }
         self.limits.check()?;
+        self.compose.check()?;
         self.timeouts.check()
     }
 }
@@ -244,6 +255,11 @@ impl fmt::Debug for Config {
             .field("members", &self.membership.current())
             .field("has_registry", &self.registry.is_some())
             .field("placement", &self.placement)
+            .field(
+                "picture_source",
+                &self.picture_source.as_ref().map(|source| source.name()),
+            )
+            .field("compose", &self.compose)
             .field("limits", &self.limits)
             .field("timeouts", &self.timeouts)
             .finish()

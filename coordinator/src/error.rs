@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use crate::{admission::ShedReason, cluster_error::ClusterError, worker_client::WorkerError};
+use crate::{
+    admission::ShedReason, article_error::ArticleError, cluster_error::ClusterError,
+    worker_client::WorkerError,
+};
 
 /// Why a request is not answered, or not to its end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -66,6 +69,9 @@ pub(crate) enum RequestError {
     /// What was asked about the cluster cannot be done.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// What was asked of an article cannot be done.
+    #[error(transparent)]
+    Article(#[from] ArticleError),
     /// A fault of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -112,6 +118,7 @@ impl RequestError {
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::ReaderTooSlow { .. } => "READER_TOO_SLOW",
             Self::Cluster(error) => error.reason(),
+            Self::Article(error) => error.reason(),
             Self::Internal(_) => "INTERNAL",
         }
     }

@@ -4,9 +4,11 @@
 mod admission;
 mod api;
 mod app;
+mod article_error;
 mod cluster_error;
 mod cluster_load;
 mod cluster_view;
+mod compose;
 mod config;
 mod error;
 mod model;
@@ -18,7 +20,7 @@ mod telemetry;
 mod worker_client;
 
 pub use app::{Ready, serve};
-pub use config::{Config, ConfigError, Limits, PlacementSettings, Timeouts, Wanted};
+pub use config::{ComposeSettings, Config, ConfigError, Limits, PlacementSettings, Timeouts, Wanted};
 pub use placement::Policy;
 pub use routing::RoutingPolicy;
 

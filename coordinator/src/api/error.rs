@@ -6,6 +6,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation as WireViolation, StatusExt};
 
 use crate::{
+    article_error::ArticleError,
     cluster_error::ClusterError,
     error::{FieldViolation, RequestError},
 };
@@ -51,6 +52,7 @@ pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
         | RequestError::DeadlineExceeded
         | RequestError::ReaderTooSlow { .. }
         | RequestError::Cluster(_)
+        | RequestError::Article(_)
         | RequestError::Internal(_) => {}
     }
     let retry_after = retry_after(error);
@@ -85,6 +87,18 @@ fn code(error: &RequestError) -> Code {
         RequestError::Cluster(ClusterError::DeploymentChanged) => Code::Aborted,
         RequestError::Cluster(ClusterError::RegistryAway { .. }) => Code::Unavailable,
         RequestError::Cluster(ClusterError::TooManyWatches { .. }) => Code::ResourceExhausted,
+        RequestError::Article(error) => match error {
+            ArticleError::NotFound { .. } | ArticleError::PictureNotFound { .. } => Code::NotFound,
+            ArticleError::Full { .. } => Code::ResourceExhausted,
+            ArticleError::Conflict(_) => Code::Aborted,
+            ArticleError::SourceFailed { .. } => Code::Unavailable,
+            ArticleError::Unfit(_)
+            | ArticleError::StillComposing
+            | ArticleError::NoArticle
+            | ArticleError::EditRunning
+            | ArticleError::PicturesNotWanted { .. }
+            | ArticleError::NoPictureSource => Code::FailedPrecondition,
+        },
         RequestError::Internal(_) => Code::Internal,
     }
 }
@@ -101,6 +115,9 @@ fn retry_after(error: &RequestError) -> Option<Duration> {
         | RequestError::Cluster(
             ClusterError::RegistryAway { retry_after, .. }
             | ClusterError::TooManyWatches { retry_after, .. },
+        )
+        | RequestError::Article(
+            ArticleError::Full { retry_after, .. } | ArticleError::SourceFailed { retry_after, .. },
         ) => Some(*retry_after),
         RequestError::Invalid(_)
         | RequestError::PromptTooLong { .. }
@@ -109,6 +126,7 @@ fn retry_after(error: &RequestError) -> Option<Duration> {
         | RequestError::DeadlineExceeded
         | RequestError::ReaderTooSlow { .. }
         | RequestError::Cluster(_)
+        | RequestError::Article(_)
         | RequestError::Internal(_) => None,
     }
 }
