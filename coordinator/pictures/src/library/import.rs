@@ -72,6 +72,8 @@ pub enum ImportEvent {
     Walked { files: u64 },
     /// One more file was dealt with.
     File { path: PathBuf, outcome: FileOutcome },
+    /// A sidecar, or a line of one, makes no sense; the import goes on without it.
+    Sidecar { path: PathBuf, reason: String },
     /// Everything up to here is safe.
     Committed { imported: u64 },
 }

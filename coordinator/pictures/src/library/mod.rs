@@ -62,8 +62,7 @@ pub enum Refusal {
 }
 
 impl Library {
-    /// Opens the library in a folder, or at `s3://bucket/prefix`; it is made where there is none, and its index where that is missing,
-    /// damaged or behind the records.
+    /// Opens the library in a folder, or at `s3://bucket/prefix`. Its index is made where it is missing, damaged or behind the records.
     pub async fn open(location: &str, _options: LibraryOptions) -> Result<Self, LibraryError> {
         Ok(Self {
             name: location.to_owned(),

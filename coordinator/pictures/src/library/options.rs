@@ -8,6 +8,8 @@ use std::time::Duration;
 /// How a library is opened; the default suits most.
 #[derive(Debug, Clone)]
 pub struct LibraryOptions {
+    /// Whether a library is made where there is none; otherwise that is an error, so that a wrong location is noticed.
+    pub create: bool,
     pub index: IndexPlace,
     /// Only for locations that begin with `s3://`.
     pub s3: S3Settings,
@@ -19,6 +21,7 @@ pub struct LibraryOptions {
 impl Default for LibraryOptions {
     fn default() -> Self {
         Self {
+            create: false,
             index: IndexPlace::default(),
             s3: S3Settings::default(),
             refresh_after: Duration::from_secs(30),
