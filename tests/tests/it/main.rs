@@ -1,6 +1,7 @@
 //! One binary, a module per promise. `golden` runs the numbers of the reference implementation, `end_to_end`, `company` and `constraint` real
 //! processes, `eval` and `bench` what those commands print, `small_model` the checkpoint that ships, `training` the program that
-//! made it, `faults` clusters that are hurt in every way, `fairness` that tenants take turns, `tidy` the rules of the house.
+//! made it, `composition` articles with pictures, `faults` clusters that are hurt in every way, `fairness` that tenants take turns, `tidy` the
+//! rules of the house.
 
 #![allow(
     clippy::print_stdout,
@@ -11,6 +12,7 @@
 mod bench;
 mod cluster_fixture;
 mod company;
+mod composition;
 mod constraint;
 mod end_to_end;
 mod eval;
