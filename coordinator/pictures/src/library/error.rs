@@ -5,7 +5,9 @@ use std::path::PathBuf;
 /// What went wrong with a library as a whole; a single bad picture is a [`Refusal`](super::Refusal).
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
-    #[error("library location {location:?}: {reason}; give a folder, or s3://bucket/prefix")]
+    #[error(
+        "no library at {location:?}: {reason}; wanted is a folder or s3://bucket/prefix into which pictures were imported"
+    )]
     Location { location: String, reason: String },
     #[error("cannot {attempt} in library {location}: {reason}")]
     Store {

@@ -2,6 +2,10 @@
 //!
 //! What is there already, by the digest of its bytes, is left alone, so an import that was killed at any point is simply run again.
 
+mod run;
+mod sidecars;
+mod walk;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,7 +51,8 @@ pub struct ImportSettings {
     pub source: Option<String>,
     pub author: Option<String>,
     pub licence: Option<String>,
-    /// How many pictures become safe at once. A kill loses at most the captions of one batch.
+    /// How many pictures become safe at once, or fewer when they are large or their captions take long. A kill loses at most the captions
+    /// of one batch.
     pub batch: usize,
     /// How many captions are asked for at once.
     pub captions_at_once: usize,
@@ -59,7 +64,7 @@ impl Default for ImportSettings {
             source: None,
             author: None,
             licence: None,
-            batch: 64,
+            batch: 256,
             captions_at_once: 8,
         }
     }
@@ -96,7 +101,6 @@ pub enum SkipReason {
     Refused(#[from] Refusal),
     #[error("no caption: {reason}")]
     NoCaption { reason: String },
-    /// A file that cannot be read, or a line of a sidecar that makes no sense.
     #[error("cannot be read: {reason}")]
     Unreadable { reason: String },
 }
@@ -146,15 +150,15 @@ impl Importer {
         }
     }
 
-    /// Walks the folder and all below it; links are not followed. Sidecars: `metadata.jsonl` (`file_name`, `caption` or `text`, `tags`,
-    /// `author`, `licence` or `license`, `source`), `NAME.json` with the same keys, `NAME.txt` with the caption; later ones of these
-    /// three win over earlier ones, key by key. A dropped import ends at once, as if killed.
+    /// Walks the folder and all below it, but no links and nothing whose name begins with a dot. Sidecars: `metadata.jsonl` (a line a
+    /// picture: `file_name`, `caption` or `text`, `tags`, `author`, `licence` or `license`, `source`), `NAME.json` with the same keys,
+    /// `NAME.txt` with the caption; a later one of these three wins over an earlier one, key by key. A dropped import ends at once, as
+    /// if killed; what it committed stays.
     pub async fn import(
         &self,
-        _folder: &Path,
-        _on_event: impl FnMut(ImportEvent) + Send,
+        folder: &Path,
+        on_event: impl FnMut(ImportEvent) + Send,
     ) -> Result<ImportReport, ImportError> {
-        let _ = (&self.library, &self.captioner, &self.settings);
-        Ok(ImportReport::default())
+        run::run(self, folder, on_event).await
     }
 }
