@@ -5,7 +5,14 @@ mod admission;
 mod bench;
 mod chat;
 mod cluster;
+mod compose;
+mod composition;
+mod library;
 mod registry;
+mod sampling;
+mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -23,16 +30,22 @@ pub(crate) use bench::{
 };
 pub(crate) use chat::{ChatArguments, PriorityChoice};
 pub(crate) use cluster::{
-    CoordinatorArguments, DeploymentArguments, DrainArguments, ScaleArguments, ServerArguments,
-    StatusArguments,
+    CoordinatorArguments, DeploymentArguments, DrainArguments, ScaleArguments, StatusArguments,
+};
+pub(crate) use compose::{ComposeArguments, ExportFile, PictureSourceChoice};
+pub(crate) use composition::{CompositionArguments, PictureSourceArguments};
+pub(crate) use library::{
+    LibraryArguments, LibraryCommand, LibraryImportArguments, LibrarySearchArguments,
 };
 pub(crate) use registry::RegistryArguments;
+pub(crate) use sampling::SamplingArguments;
+pub(crate) use server::{ClusterArguments, FrontArguments, HollowModelArguments, ServerArguments};
 
-/// Serves InternLM-XComposer2: chat about pictures, on one machine or a cluster.
+/// Serves InternLM-XComposer2: chat about pictures and articles with pictures, on one machine or a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "inkstone", version, propagate_version = true)]
 pub(crate) struct Arguments {
-    /// How log lines look. INKSTONE_LOG chooses which are written (default `info`, for chat and eval `warn`).
+    /// How log lines look. INKSTONE_LOG chooses which are written (default `info`, for commands that talk to people `warn`).
     #[arg(
         long,
         global = true,
@@ -69,6 +82,10 @@ pub(crate) enum Command {
     Drain(DrainArguments),
     /// Ask about pictures and read the answer as it comes.
     Chat(ChatArguments),
+    /// Write an article with pictures, and read it as it comes.
+    Compose(ComposeArguments),
+    /// Keep pictures that articles are illustrated with.
+    Library(LibraryArguments),
     /// Measure a small model: fresh cases of the drawn world it was trained on, and how many it gets right.
     Eval(EvalArguments),
     /// Look at checkpoints, or make one.
@@ -137,9 +154,9 @@ impl StopArguments {
 #[derive(Args, Debug)]
 pub(crate) struct ServeArguments {
     #[command(flatten)]
-    pub(crate) engine: EngineArguments,
+    pub(crate) front: FrontArguments,
     #[command(flatten)]
-    pub(crate) stop: StopArguments,
+    pub(crate) engine: EngineArguments,
     /// Language groups, each with a whole copy of the model.
     #[arg(long, env = "INKSTONE_LANGUAGE_REPLICAS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) language_replicas: u32,
@@ -159,14 +176,6 @@ pub(crate) struct ServeArguments {
         default_value_t = 1
     )]
     pub(crate) vision_workers: usize,
-    /// Where clients connect.
-    #[arg(
-        long,
-        env = "INKSTONE_GRPC",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:50051"
-    )]
-    pub(crate) grpc: SocketAddr,
 }
 
 #[derive(Args, Debug)]
@@ -255,11 +264,8 @@ pub(crate) enum RoleChoice {
 
 #[derive(Args, Debug)]
 pub(crate) struct EvalArguments {
-    /// The coordinator; not given: a cluster is started in this process for the time of the evaluation.
-    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
     #[command(flatten)]
-    pub(crate) engine: EngineArguments,
+    pub(crate) cluster: ClusterArguments,
     /// Which cases: the same seed draws the same ones.
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,

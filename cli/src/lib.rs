@@ -16,6 +16,8 @@ pub fn run() -> ExitCode {
     let level = match arguments.command {
         // What they say shares the terminal with log lines.
         Command::Chat(_)
+        | Command::Compose(_)
+        | Command::Library(_)
         | Command::Eval(_)
         | Command::Bench(_)
         | Command::Status(_)
@@ -34,6 +36,8 @@ pub fn run() -> ExitCode {
         Command::Scale(scale) => commands::scale::run(&scale),
         Command::Drain(drain) => commands::drain::run(&drain),
         Command::Chat(chat) => commands::chat::run(chat, &console),
+        Command::Compose(compose) => commands::compose::run(compose, &console),
+        Command::Library(library) => commands::library::run(library.command, &console),
         Command::Eval(eval) => commands::eval::run(eval, &console),
         Command::Model(model) => commands::model::run(model, &console),
         Command::Bench(bench) => commands::bench::run(bench.command, &console),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Subcommand};
 use inkstone_model::synthesize::Preset;
 
-use super::EngineArguments;
+use super::{ClusterArguments, EngineArguments, HollowModelArguments};
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArguments {
@@ -32,11 +32,8 @@ pub(crate) enum BenchCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchServeArguments {
-    /// The coordinator; not given: a cluster is started in this process for the time of the measurement.
-    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
     #[command(flatten)]
-    pub(crate) engine: EngineArguments,
+    pub(crate) cluster: ClusterArguments,
     /// Requests that are answered side by side: the next one is sent when one is done.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: u32,
@@ -74,9 +71,8 @@ pub(crate) struct BenchServeArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchCoordinatorArguments {
-    /// Folder of a checkpoint whose config and tokenizer are used; not given: a hollow one of the 7B shape is made.
-    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: HollowModelArguments,
     /// Streams side by side.
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) streams: u32,
@@ -132,9 +128,8 @@ pub(crate) struct BenchEngineArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchFairnessArguments {
-    /// Folder of a checkpoint whose config and tokenizer are used; not given: a hollow one of the 7B shape is made.
-    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: HollowModelArguments,
     /// Questions that the loud tenant keeps open for each one of the quiet tenant's.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) load_factor: u32,
@@ -157,9 +152,8 @@ pub(crate) struct BenchFairnessArguments {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchRoutingArguments {
-    /// Folder of a checkpoint whose config and tokenizer are used; not given: a hollow one of the 7B shape is made.
-    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: HollowModelArguments,
     /// Language groups.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) groups: u32,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::EngineArguments;
+use super::{ClusterArguments, SamplingArguments};
 
 #[derive(Args, Debug)]
 pub(crate) struct ChatArguments {
@@ -13,41 +13,25 @@ pub(crate) struct ChatArguments {
     /// Pictures of the first question, in order.
     #[arg(long, value_name = "FILE", num_args = 1)]
     pub(crate) image: Vec<PathBuf>,
-    /// The coordinator; not given: a cluster is started in this process for the time of the chat.
-    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
     #[command(flatten)]
-    pub(crate) engine: EngineArguments,
+    pub(crate) cluster: ClusterArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
     /// System text; not given: the variant's own.
     #[arg(long)]
     pub(crate) system: Option<String>,
     /// Most tokens of an answer.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
-    /// 0: greedy.
-    #[arg(long, value_name = "T")]
-    pub(crate) temperature: Option<f32>,
-    /// Keep the k most likely tokens; 0: all.
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<u32>,
-    /// Keep the smallest set of tokens with this much probability.
-    #[arg(long, value_name = "P")]
-    pub(crate) top_p: Option<f32>,
     /// Leave out tokens less likely than this share of the most likely one; 0: off.
     #[arg(long, value_name = "P")]
     pub(crate) min_p: Option<f32>,
-    /// Makes tokens seen less likely; 1: off.
-    #[arg(long, value_name = "X")]
-    pub(crate) repetition_penalty: Option<f32>,
     /// Makes tokens that were generated less likely, once; 0: off.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) presence_penalty: Option<f32>,
     /// Makes tokens that were generated less likely, for each time; 0: off.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
-    /// Makes the answer repeatable.
-    #[arg(long, value_name = "S")]
-    pub(crate) seed: Option<u64>,
     /// End the answer before this text; may be given several times.
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,

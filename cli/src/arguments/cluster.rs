@@ -1,21 +1,15 @@
 //! The flags of a coordinator, and of the commands that look at a cluster and say what is wanted of it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::{AdmissionArguments, RegistryArguments, StopArguments};
+use super::{AdmissionArguments, FrontArguments, RegistryArguments, ServerArguments};
 
 #[derive(Args, Debug)]
 pub(crate) struct CoordinatorArguments {
-    /// Where clients connect.
-    #[arg(
-        long,
-        env = "INKSTONE_GRPC",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:50051"
-    )]
-    pub(crate) grpc: SocketAddr,
+    #[command(flatten)]
+    pub(crate) front: FrontArguments,
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
     #[command(flatten)]
@@ -42,8 +36,6 @@ pub(crate) struct CoordinatorArguments {
     pub(crate) vision: Vec<String>,
     #[command(flatten)]
     pub(crate) admission: AdmissionArguments,
-    #[command(flatten)]
-    pub(crate) stop: StopArguments,
 }
 
 /// With --registry: what is wanted of the cluster. Flags are written only where nothing is wanted yet, so that a coordinator
@@ -73,19 +65,6 @@ pub(crate) struct DeploymentArguments {
         conflicts_with_all = ["language_replicas", "tensor_parallel", "vision_replicas"]
     )]
     pub(crate) deployment: Option<PathBuf>,
-}
-
-/// Which coordinator is asked.
-#[derive(Args, Debug)]
-pub(crate) struct ServerArguments {
-    /// A coordinator of the cluster.
-    #[arg(
-        long,
-        env = "INKSTONE_SERVER",
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:50051"
-    )]
-    pub(crate) server: String,
 }
 
 #[derive(Args, Debug)]

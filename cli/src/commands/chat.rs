@@ -20,8 +20,7 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: ChatArguments, console: &Console) -> anyhow::Result<()> {
-    let server = arguments.server.as_deref();
-    with_server(server, &arguments.engine, console, async |client| {
+    with_server(&arguments.cluster, console, async |client| {
         converse(&arguments, client).await
     })
 }
@@ -130,14 +129,14 @@ fn request(arguments: &ChatArguments, messages: &[Message]) -> ChatRequest {
     ChatRequest {
         messages: messages.to_vec(),
         sampling: Some(SamplingParams {
-            temperature: arguments.temperature,
-            top_k: arguments.top_k,
-            top_p: arguments.top_p,
+            temperature: arguments.sampling.temperature(),
+            top_k: arguments.sampling.top_k,
+            top_p: arguments.sampling.top_p,
             min_p: arguments.min_p,
-            repetition_penalty: arguments.repetition_penalty,
+            repetition_penalty: arguments.sampling.repetition_penalty,
             presence_penalty: arguments.presence_penalty,
             frequency_penalty: arguments.frequency_penalty,
-            seed: arguments.seed,
+            seed: arguments.sampling.seed,
             n: arguments.n,
             best_of: arguments.best_of,
             ..SamplingParams::default()

@@ -7,15 +7,15 @@ use inkstone_cluster::{Deployment, GroupId, LanguageGroup, Members};
 use inkstone_coordinator::{Config, PlacementSettings, Wanted};
 use tokio::{net::TcpListener, sync::oneshot};
 
-use super::{identity::Identity, run_until_stopped};
+use super::{composition::Composition, identity::Identity, run_until_stopped};
 use crate::arguments::{CoordinatorArguments, DeploymentArguments};
 
 pub(crate) fn run(arguments: CoordinatorArguments) -> anyhow::Result<()> {
     let wanted = arguments.deployment.wanted()?;
     run_until_stopped(async |shutdown| {
-        let listener = TcpListener::bind(arguments.grpc)
+        let listener = TcpListener::bind(arguments.front.grpc)
             .await
-            .with_context(|| format!("cannot listen on {}", arguments.grpc))?;
+            .with_context(|| format!("cannot listen on {}", arguments.front.grpc))?;
         let mut config = match arguments.registry.connect()? {
             Some(registry) => {
                 let identity = Identity::of(&arguments.registry, listener.local_addr()?)?;
@@ -26,8 +26,10 @@ pub(crate) fn run(arguments: CoordinatorArguments) -> anyhow::Result<()> {
             }
             None => Config::for_members(arguments.members()?)?,
         };
-        config.timeouts.drain = arguments.stop.grace();
+        config.timeouts.drain = arguments.front.stop.grace();
         arguments.admission.apply(&mut config);
+        let composition = Composition::of(&arguments.front.composition).await?;
+        composition.apply(&mut config);
         // The coordinator logs that it is ready; nobody here waits for it.
         let (ready, _) = oneshot::channel();
         inkstone_coordinator::serve(config, listener, shutdown, ready).await

@@ -5,34 +5,27 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::Context;
 use inkstone_proto::v1::{
     ChatRequest, ContentPart, Message, PromptParams, Role, SamplingParams, StopParams,
-    chat_response::Event,
 };
 use inkstone_world::{Case, Lot, Part, Skill, Turn, draw_case, draw_picture};
 use serde::{Serialize, Serializer};
-use tokio::{
-    task::{JoinSet, spawn_blocking},
-    time::sleep,
-};
-use tonic::{Code, Status};
+use tokio::task::{JoinSet, spawn_blocking};
+use tonic::Status;
 use tonic_types::StatusExt;
 
-use super::client::{Client, explain, message, picture_part, text_part, with_server, write_out};
+use super::client::{
+    Client, ask_until_taken, explain, message, picture_part, text_part, with_server, write_out,
+};
 use crate::{arguments::EvalArguments, telemetry::Console};
 
 /// Conversations at once: enough for full batches, few enough for any server.
 const IN_FLIGHT: usize = 16;
 /// The longest right answers, articles of five paragraphs, take about 200.
 const MAX_TOKENS: u32 = 320;
-
-/// How often to ask a server that is full, and how long to wait where it does not say.
-const MAX_TRIES: usize = 120;
-const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 
 /// One answer beside what it should be.
 #[derive(Serialize)]
@@ -51,8 +44,7 @@ struct Held {
 }
 
 pub(crate) fn run(arguments: EvalArguments, console: &Console) -> anyhow::Result<()> {
-    let server = arguments.server.as_deref();
-    with_server(server, &arguments.engine, console, async |client| {
+    with_server(&arguments.cluster, console, async |client| {
         let mut held = hold_all(client, &arguments, console).await?;
         held.sort_unstable_by_key(|held| (held.skill, held.index));
         show_wrong(&held, arguments.show, console);
@@ -184,35 +176,6 @@ fn is_too_long(status: &Status) -> bool {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.as_str());
     reason == Some("PROMPT_TOO_LONG")
-}
-
-/// Asks again while the server is full: pictures come faster than they are encoded.
-async fn ask_until_taken(client: &mut Client, request: ChatRequest) -> Result<String, Status> {
-    for _ in 1..MAX_TRIES {
-        match ask(client, request.clone()).await {
-            Err(status) if status.code() == Code::ResourceExhausted => {
-                let details = status.get_error_details();
-                let wait = details.retry_info().and_then(|retry| retry.retry_delay);
-                sleep(wait.unwrap_or(DEFAULT_WAIT)).await;
-            }
-            done => return done,
-        }
-    }
-    ask(client, request).await
-}
-
-async fn ask(client: &mut Client, request: ChatRequest) -> Result<String, Status> {
-    let mut stream = client.chat(request).await?.into_inner();
-    let mut answer = String::new();
-    while let Some(response) = stream.message().await? {
-        match response.event {
-            Some(Event::Delta(delta)) => answer += &delta.text,
-            Some(Event::Finished(_)) => return Ok(answer),
-            Some(Event::Started(_) | Event::PromptLogprobs(_) | Event::AnswerFinished(_))
-            | None => {}
-        }
-    }
-    Err(Status::data_loss("the answer broke off"))
 }
 
 /// Shows the first wrong answers of each skill.

@@ -18,8 +18,14 @@ use inkstone_worker::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{identity::random_name, vision_settings};
-use crate::{arguments::EngineArguments, telemetry::Console};
+use super::{
+    composition::Composition, default_library::default_library, identity::random_name,
+    vision_settings,
+};
+use crate::{
+    arguments::{CompositionArguments, EngineArguments},
+    telemetry::Console,
+};
 
 /// What to run.
 pub(crate) struct LocalCluster {
@@ -29,6 +35,8 @@ pub(crate) struct LocalCluster {
     pub(crate) tensor_parallel: u32,
     pub(crate) vision_workers: u32,
     pub(crate) grpc: SocketAddr,
+    /// With what articles are composed; where nothing is said, without pictures.
+    pub(crate) composition: Option<CompositionArguments>,
     pub(crate) grace: Duration,
 }
 
@@ -44,6 +52,7 @@ impl LocalCluster {
         let front = TcpListener::bind(self.grpc)
             .await
             .with_context(|| format!("cannot listen on {}", self.grpc))?;
+        let composition = self.composition().await?;
         let registry = InProcessRegistry::new();
         let nodes_stop = CancellationToken::new();
         let mut nodes = JoinSet::new();
@@ -62,7 +71,7 @@ impl LocalCluster {
         let (coordinator_ready, is_ready) = oneshot::channel();
         let coordinator_stop = CancellationToken::new();
         let mut coordinator = tokio::spawn(inkstone_coordinator::serve(
-            self.coordinator(Arc::clone(&registry)),
+            self.coordinator(Arc::clone(&registry), composition),
             front,
             coordinator_stop.clone(),
             coordinator_ready,
@@ -123,7 +132,23 @@ impl LocalCluster {
         })
     }
 
-    fn coordinator(&self, registry: Arc<dyn Registry>) -> inkstone_coordinator::Config {
+    /// What articles are composed with: the model that is built in has a library that is built in.
+    async fn composition(&self) -> anyhow::Result<Composition> {
+        let Some(arguments) = &self.composition else {
+            return Ok(Composition::default());
+        };
+        let mut composition = Composition::of(arguments).await?;
+        if composition.source.is_none() && self.engine.model.is_none() {
+            composition.source = Some(Arc::new(default_library().await?));
+        }
+        Ok(composition)
+    }
+
+    fn coordinator(
+        &self,
+        registry: Arc<dyn Registry>,
+        composition: Composition,
+    ) -> inkstone_coordinator::Config {
         let mut placement = PlacementSettings::new(NodeId::new("coordinator-0"));
         placement.wanted = Wanted::Replace(Deployment {
             model: None,
@@ -135,6 +160,7 @@ impl LocalCluster {
         placement.policy.gather_for = Duration::ZERO;
         let mut config = inkstone_coordinator::Config::for_registry(registry, placement);
         config.timeouts.drain = self.grace;
+        composition.apply(&mut config);
         config
     }
 }

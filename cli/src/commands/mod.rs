@@ -3,16 +3,21 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod client;
+pub(crate) mod compose;
+pub(crate) mod composition;
 pub(crate) mod coordinator;
+pub(crate) mod default_library;
 pub(crate) mod default_model;
 pub(crate) mod drain;
 pub(crate) mod eval;
 pub(crate) mod identity;
+pub(crate) mod library;
 pub(crate) mod local_cluster;
 pub(crate) mod model;
 pub(crate) mod scale;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod table;
 pub(crate) mod worker;
 
 use std::{future::Future, path::PathBuf, thread};

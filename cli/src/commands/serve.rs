@@ -13,8 +13,9 @@ pub(crate) fn run(arguments: ServeArguments, console: &Console) -> anyhow::Resul
         language_replicas: arguments.language_replicas,
         tensor_parallel: u32::try_from(arguments.tensor_parallel)?.max(1),
         vision_workers: u32::try_from(arguments.vision_workers)?.max(1),
-        grpc: arguments.grpc,
-        grace: arguments.stop.grace(),
+        grpc: arguments.front.grpc,
+        grace: arguments.front.stop.grace(),
+        composition: Some(arguments.front.composition),
     };
     run_until_stopped(async |shutdown| {
         let (ready, is_ready) = oneshot::channel();
@@ -22,7 +23,8 @@ pub(crate) fn run(arguments: ServeArguments, console: &Console) -> anyhow::Resul
         tokio::spawn(async move {
             if let Ok(address) = is_ready.await {
                 told.line(&format!(
-                    "ready: gRPC on {address}; try: inkstone chat --server {address} --image PICTURE \"What is this?\""
+                    "ready: gRPC on {address}; try: inkstone chat --server {address} --image PICTURE \"What is this?\"\n  \
+                     or: inkstone compose --server {address} \"Write an article about the park with three paragraphs.\" --out article.html"
                 ));
             }
         });

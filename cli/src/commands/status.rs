@@ -2,7 +2,6 @@
 
 mod json;
 mod page;
-mod table;
 
 use std::{
     env,
@@ -19,12 +18,12 @@ use inkstone_proto::v1::{
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
+use super::table::Style;
 use super::{
     client::{explain, write_out},
     run_until_stopped,
 };
 use crate::arguments::{ServerArguments, StatusArguments};
-use table::Style;
 
 /// Between attempts to reach a coordinator that does not answer, while watching.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ mod articles;
 mod dots;
 mod draw;
 mod edits;
+mod illustrations;
 mod judge;
 mod language;
 mod lettering;
@@ -18,6 +19,7 @@ mod several;
 mod skills;
 
 pub use draw::draw_picture;
+pub use illustrations::{Illustration, draw_illustrations};
 pub use lot::Lot;
 pub use scene::{Colour, Look, Print, Scene, Shape, Size, Thing, draw_scene};
 pub use skills::{Case, Part, Skill, Turn, UnknownSkill, draw_case};

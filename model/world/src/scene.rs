@@ -260,8 +260,21 @@ fn repeated<T: Copy>(lot: &mut Lot, all: &[T]) -> Vec<T> {
     lot.sample(all, count)
 }
 
-fn draw_thing(lot: &mut Lot, cell: usize, (colour, shape): Kind) -> Thing {
+/// A scene of one thing in the middle.
+pub(crate) fn draw_thing_alone(kind: Kind, size: Size, lot: &mut Lot) -> Scene {
+    Scene {
+        things: vec![draw_sized(lot, GRID * GRID / 2, kind, size)],
+        word: None,
+        look: draw_look(lot),
+    }
+}
+
+fn draw_thing(lot: &mut Lot, cell: usize, kind: Kind) -> Thing {
     let size = *lot.pick(&Size::ALL);
+    draw_sized(lot, cell, kind, size)
+}
+
+fn draw_sized(lot: &mut Lot, cell: usize, (colour, shape): Kind, size: Size) -> Thing {
     let (row, column) = (cell / GRID, cell % GRID);
     let (least, most) = size.diameters();
     Thing {

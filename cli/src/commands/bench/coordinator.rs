@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: BenchCoordinatorArguments, console: &Console) -> an
         .clamp(1, arguments.streams);
     // The proxy has two for each client, and so has this process beside it.
     check_open_files(2 * u64::from(connections) + OTHER_FILES)?;
-    let model = Model::of(arguments.model.as_deref(), console)?;
+    let model = Model::of(arguments.model.model.as_deref(), console)?;
     run_until_stopped(async |shutdown| {
         let measured = measure(&arguments, &model, connections, console);
         let report = tokio::select! {

@@ -17,7 +17,7 @@ use super::{
     samples::Summary,
 };
 use crate::{
-    arguments::{BenchEngineArguments, EngineArguments},
+    arguments::{BenchEngineArguments, ClusterArguments, EngineArguments},
     commands::client::{with_address, write_out},
     telemetry::Console,
 };
@@ -198,7 +198,11 @@ impl Bench<'_> {
         engine: EngineArguments,
         work: impl AsyncFnOnce(String) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        with_address(None, &engine, self.console, work)
+        let cluster = ClusterArguments {
+            server: None,
+            engine,
+        };
+        with_address(&cluster, self.console, work)
     }
 
     fn engine(&self) -> EngineArguments {

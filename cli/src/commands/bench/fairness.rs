@@ -32,7 +32,7 @@ const PREFILL_ROWS: u32 = 1024;
 const FILLING: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(arguments: BenchFairnessArguments, console: &Console) -> anyhow::Result<()> {
-    let model = Model::of(arguments.model.as_deref(), console)?;
+    let model = Model::of(arguments.model.model.as_deref(), console)?;
     run_until_stopped(async |shutdown| {
         let report = tokio::select! {
             report = measure(&arguments, &model, console) => report?,

@@ -30,7 +30,7 @@ const WAYS: [(&str, &str); 3] = [
 ];
 
 pub(crate) fn run(arguments: BenchRoutingArguments, console: &Console) -> anyhow::Result<()> {
-    let model = Model::of(arguments.model.as_deref(), console)?;
+    let model = Model::of(arguments.model.model.as_deref(), console)?;
     run_until_stopped(async |shutdown| {
         let report = tokio::select! {
             report = measure(&arguments, &model, console) => report?,

@@ -21,8 +21,7 @@ const REQUESTS_A_CONNECTION: u32 = 64;
 
 pub(crate) fn run(arguments: BenchServeArguments, console: &Console) -> anyhow::Result<()> {
     let load = load(&arguments)?;
-    let server = arguments.server.as_deref();
-    with_address(server, &arguments.engine, console, async |address| {
+    with_address(&arguments.cluster, console, async |address| {
         let bar = console.counting_bar("bench", load.requests);
         let records = load::run(&address, &load, Arc::new(Progress::default()), &bar).await?;
         bar.finish_and_clear();

@@ -4,7 +4,7 @@ use inkstone_proto::v1::{
     Cluster, Deployment, GroupLoad, LanguageGroup, Node, NodeRole, Part, Phase, RegistryStatus,
 };
 
-use super::table::{Cell, Style, Tone, bar, bytes, count, table};
+use crate::commands::table::{Cell, Style, Tone, bar, bytes, count, table};
 
 const KV_BAR: usize = 12;
 const LOADING_BAR: usize = 10;

@@ -2,14 +2,14 @@
 
 /// Whether colours are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
+pub(crate) enum Style {
     Plain,
     Coloured,
 }
 
 /// What a text is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(crate) enum Tone {
     Normal,
     /// Titles.
     Bold,
@@ -23,18 +23,18 @@ pub(super) enum Tone {
 
 /// A text in a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     text: String,
     tone: Tone,
     is_number: bool,
 }
 
 impl Cell {
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self::toned(text, Tone::Normal)
     }
 
-    pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
+    pub(crate) fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self {
             // What comes from the cluster does not steer the terminal.
             text: text.into().replace(char::is_control, " "),
@@ -44,7 +44,7 @@ impl Cell {
     }
 
     /// Stands at the right of its column.
-    pub(super) fn number(text: impl Into<String>) -> Self {
+    pub(crate) fn number(text: impl Into<String>) -> Self {
         Self {
             is_number: true,
             ..Self::new(text)
@@ -52,7 +52,7 @@ impl Cell {
     }
 
     /// Nothing to be said.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self::toned("–", Tone::Faint)
     }
 
@@ -62,7 +62,7 @@ impl Cell {
 }
 
 impl Style {
-    pub(super) fn paint(self, text: &str, tone: Tone) -> String {
+    pub(crate) fn paint(self, text: &str, tone: Tone) -> String {
         let code = match tone {
             Tone::Normal => return text.to_owned(),
             Tone::Bold => 1,
@@ -79,7 +79,7 @@ impl Style {
 }
 
 /// The rows under their titles, aligned.
-pub(super) fn table(style: Style, titles: &[&str], rows: &[Vec<Cell>]) -> String {
+pub(crate) fn table(style: Style, titles: &[&str], rows: &[Vec<Cell>]) -> String {
     let widths: Vec<usize> = titles
         .iter()
         .enumerate()
@@ -125,7 +125,7 @@ fn line(style: Style, row: &[Cell], widths: &[usize]) -> String {
 }
 
 /// A bar of `width` places: so much of it full, and so much half full after that.
-pub(super) fn bar(full: f64, half: f64, width: usize) -> String {
+pub(crate) fn bar(full: f64, half: f64, width: usize) -> String {
     let places = |share: f64| (share.clamp(0.0, 1.0) * width as f64).round() as usize;
     let num_full = places(full);
     let num_half = places(full + half).saturating_sub(num_full);
@@ -134,7 +134,7 @@ pub(super) fn bar(full: f64, half: f64, width: usize) -> String {
 }
 
 /// `12.3 GiB`.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut size = bytes as f64;
     let mut unit = 0;
@@ -151,7 +151,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// `812`, `5.2k`, `1.3M`.
-pub(super) fn count(number: f64) -> String {
+pub(crate) fn count(number: f64) -> String {
     let (number, unit) = match number {
         number if number >= 999_950_000.0 => (number / 1e9, "G"),
         number if number >= 999_950.0 => (number / 1e6, "M"),
