@@ -8,6 +8,10 @@ use crate::{PictureId, Prompt};
 pub trait Meter {
     /// Positions for a prompt and its answer.
     fn context_tokens(&self) -> usize;
+    /// Positions for a prompt, where that is less than the context without its answer.
+    fn max_prompt_tokens(&self) -> usize {
+        self.context_tokens()
+    }
     /// Positions of a prompt.
     fn num_tokens(&self, prompt: &Prompt) -> usize;
 }
@@ -72,7 +76,9 @@ pub(crate) fn fit(
     wording: impl Fn(usize) -> Prompt,
 ) -> Result<Fitted, TooLong> {
     let context = meter.context_tokens();
-    let limit = context.saturating_sub(budget.least);
+    let limit = context
+        .saturating_sub(budget.least)
+        .min(meter.max_prompt_tokens());
     let fitted = |prompt, num_tokens: usize, level| Fitted {
         prompt,
         max_new_tokens: budget.wanted.min(context - num_tokens),

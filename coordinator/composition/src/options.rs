@@ -202,6 +202,11 @@ impl CheckedRequest {
         &self.warnings
     }
 
+    /// Something else that its user should know; told with the others, at the start.
+    pub fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
+    }
+
     pub(crate) fn into_parts(self) -> (ComposeRequest, Vec<Warning>) {
         (self.request, self.warnings)
     }
@@ -213,6 +218,15 @@ impl CheckedRequest {
 pub struct Violation {
     pub path: String,
     pub description: String,
+}
+
+impl Sampling {
+    /// What is wrong with it; `path` is where it stands.
+    pub fn check(&self, path: &str) -> Vec<Violation> {
+        let mut faults = Faults::default();
+        faults.sampling(path, self);
+        faults.0
+    }
 }
 
 #[derive(Debug, Default)]

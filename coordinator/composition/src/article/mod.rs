@@ -242,7 +242,8 @@ impl Article {
         &self.excluded
     }
 
-    fn exclude(&mut self, pictures: &[Picture]) {
+    /// Notes that these were offered.
+    pub fn exclude(&mut self, pictures: &[Picture]) {
         for picture in pictures {
             exclude(&mut self.excluded, picture);
         }

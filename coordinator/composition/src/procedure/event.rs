@@ -158,6 +158,10 @@ pub enum Warning {
         /// The place that was asked about.
         place: Option<usize>,
     },
+    #[error(
+        "pictures are wanted, none were sent and there is nowhere to look for any: the article is text only"
+    )]
+    NoPictureSource,
     #[error("places could not be asked for: {reason}")]
     LocationsFailed { reason: String },
     #[error(

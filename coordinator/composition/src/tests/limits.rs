@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{CharMeter, SETTINGS, id, small_tokenizer};
 use crate::{
-    Asked, ComposeRequest, Meter, PictureId, TokenizerMeter, TooLong,
+    Asked, ComposeRequest, Meter, PictureId, Prompt, TokenizerMeter, TooLong,
     steps::{caption, choice, edit, places, write},
 };
 
@@ -268,4 +268,35 @@ proptest! {
             }
         }
     }
+}
+
+/// A context of which a prompt may fill only a part.
+struct ShortPrompts(CharMeter, usize);
+
+impl Meter for ShortPrompts {
+    fn context_tokens(&self) -> usize {
+        self.0.context_tokens()
+    }
+
+    fn max_prompt_tokens(&self) -> usize {
+        self.1
+    }
+
+    fn num_tokens(&self, prompt: &Prompt) -> usize {
+        self.0.num_tokens(prompt)
+    }
+}
+
+#[test]
+fn a_prompt_keeps_its_own_limit_and_the_answer_gets_the_rest_of_the_context() {
+    let mut request = ComposeRequest::of("x".repeat(100));
+    let asked = write::ask(&request, &SETTINGS, &ShortPrompts(meter(1000), 100)).unwrap();
+    assert_eq!(asked.generation.max_new_tokens, 900);
+    request.instruction.push('x');
+    let refused = write::ask(&request, &SETTINGS, &ShortPrompts(meter(1000), 100));
+    let too_long = TooLong {
+        num_tokens: 101,
+        limit: 100,
+    };
+    assert_eq!(refused.unwrap_err(), too_long);
 }
