@@ -134,7 +134,7 @@ pub(crate) async fn serve_with(
                 placing.resign().await;
             }
         };
-        tokio::join!(resign, dispatcher.drain());
+        tokio::join!(resign, dispatcher.drain(std::future::ready(())));
         anyhow::Ok(())
     };
     tokio::select! {

@@ -1,9 +1,12 @@
 //! What a request costs: estimated at the door from its bytes and pictures, put right once its prompt is rendered, and paid for in
 //! service units, in which a tenant's tokens of different kinds are added up.
 
+use inkstone_composition::Piece;
 use inkstone_interface::picture_geometry::PictureGeometry;
 
-use crate::request::{AnswerPlan, ChatRequest, MessagePart};
+use crate::request::{
+    AnswerPlan, ChatRequest, ComposedPrompt, Content, Message, MessagePart, PromptLayout,
+};
 
 /// Service units of a position of text in a prompt. The ratio to an answer's token is that of the paper, 1 to 2.
 const PROMPT_UNITS: u64 = 4;
@@ -61,32 +64,65 @@ pub(crate) fn output_units(tokens: u64) -> u64 {
 impl RequestCost {
     /// What `request` will cost a model that takes pictures so.
     pub(crate) fn estimate(request: &ChatRequest, pictures: &PictureGeometry) -> Self {
-        let (mut text_bytes, mut picture_bytes, mut num_pictures) = (0u64, 0u64, 0usize);
-        for part in request.messages.iter().flat_map(|message| &message.parts) {
-            match part {
-                MessagePart::Text(text) => text_bytes += text.len() as u64,
-                MessagePart::Picture(data) => {
-                    picture_bytes += data.len() as u64;
-                    num_pictures += 1;
-                }
-            }
-        }
-        text_bytes += request.layout.answer_prefix.len() as u64;
-        let hd_num = pictures.hd_num(request.layout.hd_num, num_pictures);
-        let each = pictures.layout(USUAL_SIDE, USUAL_SIDE, hd_num);
-        let each = each.map_or(pictures.patches_per_tile(), |layout| layout.num_tokens);
-        let template = TEMPLATE_TOKENS * request.messages.len() as u64;
+        let (prompt, bytes) = match &request.content {
+            Content::Chat { messages, layout } => chat_cost(messages, layout, pictures),
+            Content::Composition(composed) => composed_cost(composed),
+        };
         let sequences = num_sequences(&request.answers).max(1);
         Self {
-            prompt: PromptCost {
-                text_tokens: text_bytes / BYTES_PER_TOKEN + template,
-                picture_tokens: (each as u64).saturating_mul(num_pictures as u64),
-            },
+            prompt,
             sequences,
             max_output_tokens: u64::from(request.stop.max_tokens) * u64::from(sequences),
-            bytes: text_bytes + picture_bytes,
+            bytes,
         }
     }
+}
+
+/// Of a conversation, and the bytes that it holds.
+fn chat_cost(
+    messages: &[Message],
+    layout: &PromptLayout,
+    pictures: &PictureGeometry,
+) -> (PromptCost, u64) {
+    let (mut text_bytes, mut picture_bytes, mut num_pictures) = (0u64, 0u64, 0usize);
+    for part in messages.iter().flat_map(|message| &message.parts) {
+        match part {
+            MessagePart::Text(text) => text_bytes += text.len() as u64,
+            MessagePart::Picture(data) => {
+                picture_bytes += data.len() as u64;
+                num_pictures += 1;
+            }
+        }
+    }
+    text_bytes += layout.answer_prefix.len() as u64;
+    let hd_num = pictures.hd_num(layout.hd_num, num_pictures);
+    let each = pictures.layout(USUAL_SIDE, USUAL_SIDE, hd_num);
+    let each = each.map_or(pictures.patches_per_tile(), |layout| layout.num_tokens);
+    let template = TEMPLATE_TOKENS * messages.len() as u64;
+    let cost = PromptCost {
+        text_tokens: text_bytes / BYTES_PER_TOKEN + template,
+        picture_tokens: (each as u64).saturating_mul(num_pictures as u64),
+    };
+    (cost, text_bytes + picture_bytes)
+}
+
+/// Of a composition's question. How long its pictures are is known, and others keep them.
+fn composed_cost(composed: &ComposedPrompt) -> (PromptCost, u64) {
+    let prompt = &composed.prompt;
+    let user = prompt.user().iter().map(|piece| match piece {
+        Piece::Text(text) => text.len(),
+        Piece::Picture(_) => 0,
+    });
+    let system = prompt.system().map_or(0, str::len);
+    let text_bytes = (user.sum::<usize>() + system + prompt.answer_prefix().len()) as u64;
+    let pictures = composed.pictures.iter();
+    let cost = PromptCost {
+        text_tokens: text_bytes / BYTES_PER_TOKEN + TEMPLATE_TOKENS,
+        picture_tokens: pictures
+            .map(|picture| u64::from(picture.num_tokens()))
+            .sum(),
+    };
+    (cost, text_bytes)
 }
 
 /// Sequences that run side by side for these answers.

@@ -73,7 +73,26 @@ struct State {
     queue: AdmissionQueue,
     rooms: RoomEstimator,
     waiting: HashMap<Ticket, Waiter>,
-    is_closed: bool,
+    open_to: OpenTo,
+}
+
+/// Who is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OpenTo {
+    All,
+    /// What goes on with something that was begun before.
+    GoingOn,
+    None,
+}
+
+impl OpenTo {
+    fn lets_in(self, goes_on: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::GoingOn => goes_on,
+            Self::None => false,
+        }
+    }
 }
 
 /// Whom to tell, and what they are told.
@@ -81,6 +100,7 @@ struct Waiter {
     turn: oneshot::Sender<Result<(), RequestError>>,
     tenant: Bytes,
     cost: RequestCost,
+    goes_on: bool,
 }
 
 /// A request's place, from the door to its end: dropping it gives the place back. What the request is served is charged
@@ -115,7 +135,7 @@ impl Admission {
             queue: AdmissionQueue::new(bounds),
             rooms: RoomEstimator::default(),
             waiting: HashMap::new(),
-            is_closed: false,
+            open_to: OpenTo::All,
         };
         Self {
             state: Mutex::new(state),
@@ -162,12 +182,25 @@ impl Admission {
         answer.map(|()| Arc::new(place))
     }
 
+    /// Sends away all that wait, and whoever comes from now on, but for what goes on with something that was begun before.
+    pub(crate) fn close_to_new(&self) {
+        self.close_to(OpenTo::GoingOn);
+    }
+
     /// Sends away all that wait, and whoever comes from now on.
     pub(crate) fn close(&self) {
+        self.close_to(OpenTo::None);
+    }
+
+    fn close_to(&self, open_to: OpenTo) {
         let mut state = self.lock();
-        state.is_closed = true;
+        state.open_to = open_to;
         let now = self.now();
         for ticket in state.queue.waiting() {
+            let waiter = state.waiting.get(&ticket);
+            if waiter.is_some_and(|waiter| open_to.lets_in(waiter.goes_on)) {
+                continue;
+            }
             state.queue.leave(ticket, now);
             state.tell(ticket, Err(self.shutting_down()));
         }
@@ -207,7 +240,7 @@ impl Admission {
     ) -> Result<(Place, oneshot::Receiver<Result<(), RequestError>>), RequestError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.is_closed {
+        if !state.open_to.lets_in(asked.goes_on) {
             return Err(self.shutting_down());
         }
         let now = self.now();
@@ -217,6 +250,7 @@ impl Admission {
             turn: sender,
             tenant: asked.tenant.clone(),
             cost: asked.cost,
+            goes_on: asked.goes_on,
         };
         let (ticket, verdicts) = state.queue.enter(asked, &room, now);
         state.waiting.insert(ticket, waiter);

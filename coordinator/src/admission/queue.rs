@@ -13,7 +13,10 @@ use super::{
     shed::ShedReason,
     throughput::Throughput,
 };
-use crate::{request::ChatRequest, worker_client::Priority};
+use crate::{
+    request::{ChatRequest, Content},
+    worker_client::Priority,
+};
 
 /// The share of places, of each kind, that is kept for tenants of which nothing runs, while there is more than one tenant: so
 /// that one of them need not wait for another's answer to end. A sixteenth costs a lone crowd that much of a batch.
@@ -46,6 +49,8 @@ pub(crate) struct Asked {
     pub(crate) tenant: Bytes,
     pub(crate) priority: Priority,
     pub(crate) cost: RequestCost,
+    /// It goes on with what was begun before: let in while no others are any more.
+    pub(crate) goes_on: bool,
 }
 
 impl Asked {
@@ -55,6 +60,10 @@ impl Asked {
             tenant: request.tenant.clone(),
             priority: request.priority,
             cost: RequestCost::estimate(request, pictures),
+            goes_on: match &request.content {
+                Content::Chat { .. } => false,
+                Content::Composition(composed) => composed.goes_on,
+            },
         }
     }
 }
@@ -121,6 +130,7 @@ impl AdmissionQueue {
             tenant,
             priority,
             cost,
+            goes_on: _,
         } = asked;
         let output = self.throughput.expected_output(cost.max_output_tokens);
         let queued = Queued {

@@ -44,6 +44,7 @@ fn asked(tenant: &'static str) -> Asked {
             max_output_tokens: 10,
             bytes: 400,
         },
+        goes_on: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -86,17 +87,16 @@ impl Dispatcher {
     }
 
     /// Refuses new requests and those that wait, lets the running ones end, and cuts those that take longer than the drain
-    /// limit.
-    pub(crate) async fn drain(&self) {
-        self.draining.cancel();
-        self.admission.close();
+    /// limit. What goes on by further requests has the same time: `begun` waits for it, and ends by itself.
+    pub(crate) async fn drain(&self, begun: impl Future<Output = ()>) {
+        let end = Instant::now() + self.timeouts.drain;
+        self.admission.close_to_new();
         self.tasks.close();
         tracing::info!(num_requests = self.tasks.len(), "draining");
-        let limit = self.timeouts.drain;
-        if tokio::time::timeout(limit, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        begun.await;
+        self.draining.cancel();
+        self.admission.close();
+        if timeout_at(end, self.tasks.wait()).await.is_err() {
             tracing::warn!(
                 num_requests = self.tasks.len(),
                 "drain limit reached, requests are cut"

@@ -15,22 +15,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use inkstone_cluster::{Epoch, GroupId};
+use inkstone_composition::Prompt;
 use inkstone_interface::chat_template::{BosRule, Role};
 use tokio::time::Instant;
 
+use self::pictures::KnownPicture;
 use crate::worker_client::{Beam, Decoding, Priority, Sampling, TokenInfo};
 
-/// A chat request with every field checked on its own; whether it fits the model shows when it is rendered.
+/// A request, of a chat or for a step of a composition, with every field checked on its own; whether it fits the model shows when it
+/// is rendered.
 #[derive(Debug, Clone)]
 pub(crate) struct ChatRequest {
     pub(crate) request_id: String,
     /// The model wanted; empty: the one that is served.
     pub(crate) model: String,
-    pub(crate) messages: Arc<[Message]>,
+    pub(crate) content: Content,
     pub(crate) sampling: Sampling,
     pub(crate) answers: AnswerPlan,
     pub(crate) stop: StopRule,
-    pub(crate) layout: PromptLayout,
     /// Tell the log-probabilities of answers.
     pub(crate) logprobs: bool,
     /// Tell the log-probabilities of the prompt.
@@ -54,6 +56,38 @@ impl ChatRequest {
             AnswerPlan::All { .. } => None,
         }
     }
+}
+
+/// What the model is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// A conversation, which the model's chat template puts into words.
+    Chat {
+        messages: Arc<[Message]>,
+        layout: PromptLayout,
+    },
+    /// A question of a composition, which has its own words.
+    Composition(ComposedPrompt),
+}
+
+impl Content {
+    /// Lets go of what is in the prompt once it is rendered.
+    fn let_go(&mut self) {
+        match self {
+            Self::Chat { messages, .. } => *messages = Arc::default(),
+            Self::Composition(composed) => composed.pictures = Arc::default(),
+        }
+    }
+}
+
+/// A question of a composition.
+#[derive(Debug, Clone)]
+pub(crate) struct ComposedPrompt {
+    pub(crate) prompt: Arc<Prompt>,
+    /// One for each slot of the prompt, in order.
+    pub(crate) pictures: Arc<[Arc<KnownPicture>]>,
+    /// It goes on with what was begun before, so it is let in while the coordinator comes to its end.
+    pub(crate) goes_on: bool,
 }
 
 /// Which answers are wanted, and how they come about.

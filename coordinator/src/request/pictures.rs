@@ -1,10 +1,14 @@
 //! Brings the pictures of a request to vision workers, all at once; and keeps them while the request runs, as far as there is room,
 //! so that they can be brought there again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use inkstone_interface::picture_geometry::PictureGeometry;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -27,6 +31,56 @@ pub(crate) struct Picture {
     pub(crate) data: Bytes,
     /// Names the vision worker it belongs to.
     pub(crate) content: blake3::Hash,
+    /// What all who show it share, where somebody does.
+    pub(crate) known: Option<Arc<KnownPicture>>,
+}
+
+/// A picture that was put before it stood in a prompt, and that several prompts show: they neither hash nor put it again, as long as
+/// it is where it was put.
+#[derive(Debug)]
+pub(crate) struct KnownPicture {
+    pub(crate) data: Bytes,
+    pub(crate) content: blake3::Hash,
+    /// Where it is; whoever finds it gone and puts it again says so to all.
+    placed: Mutex<PlacedPicture>,
+}
+
+impl KnownPicture {
+    pub(crate) fn new(picture: Picture, placed: PlacedPicture) -> Self {
+        Self {
+            data: picture.data,
+            content: picture.content,
+            placed: Mutex::new(placed),
+        }
+    }
+
+    /// Where it was last.
+    pub(crate) fn placed(&self) -> PlacedPicture {
+        self.lock().clone()
+    }
+
+    /// Positions it takes in a prompt.
+    pub(crate) fn num_tokens(&self) -> u32 {
+        self.lock().num_tokens
+    }
+
+    fn moved(&self, placed: PlacedPicture) {
+        *self.lock() = placed;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PlacedPicture> {
+        self.placed.lock().expect("no panic while locked")
+    }
+}
+
+/// The tile budget of pictures that compositions show. It is part of a picture's name among vision workers, so it does not change from
+/// prompt to prompt: that of several pictures, as most of these prompts have several, and a budget for one would leave no room for
+/// four candidates.
+pub(crate) fn composed_hd_num(pictures: &PictureGeometry) -> u32 {
+    match pictures.hd {
+        Some(_) => pictures.hd_num(None, 2),
+        None => 0,
+    }
 }
 
 /// What applies to all pictures of a request.
@@ -67,6 +121,8 @@ pub(crate) enum KeptPictures {
     None,
     /// The answer did not begin yet: they are the caller's, whose request they came with.
     Whole(Arc<[Picture]>),
+    /// Somebody keeps them anyway.
+    Known(Arc<[Picture]>),
     /// They take room until the end.
     Kept {
         pictures: Arc<[Picture]>,
@@ -78,9 +134,12 @@ pub(crate) enum KeptPictures {
 
 impl KeptPictures {
     pub(crate) fn of(pictures: Arc<[Picture]>) -> Self {
-        match pictures.is_empty() {
-            true => Self::None,
-            false => Self::Whole(pictures),
+        if pictures.is_empty() {
+            Self::None
+        } else if pictures.iter().all(|picture| picture.known.is_some()) {
+            Self::Known(pictures)
+        } else {
+            Self::Whole(pictures)
         }
     }
 
@@ -108,7 +167,9 @@ impl KeptPictures {
     pub(crate) fn get(&self) -> Option<Arc<[Picture]>> {
         match self {
             Self::None => Some(Arc::default()),
-            Self::Whole(pictures) | Self::Kept { pictures, .. } => Some(pictures.clone()),
+            Self::Whole(pictures) | Self::Known(pictures) | Self::Kept { pictures, .. } => {
+                Some(pictures.clone())
+            }
             Self::LetGo => None,
         }
     }
@@ -124,11 +185,39 @@ pub(crate) fn collect(messages: &[Message]) -> Arc<[Picture]> {
                     path: format!("messages[{message_index}].parts[{part_index}].picture"),
                     data: data.clone(),
                     content: blake3::hash(data),
+                    known: None,
                 });
             }
         }
     }
     pictures.into()
+}
+
+/// Pictures that are known, as those of a prompt.
+pub(crate) fn of_known(known: &[Arc<KnownPicture>]) -> Arc<[Picture]> {
+    let pictures = known.iter().enumerate().map(|(index, known)| Picture {
+        path: format!("pictures[{index}]"),
+        data: known.data.clone(),
+        content: known.content,
+        known: Some(known.clone()),
+    });
+    pictures.collect()
+}
+
+/// Puts pictures again, and says to all who show them where they are now.
+pub(crate) async fn put_again(
+    cluster: &ClusterView,
+    model: &ServedModel,
+    pictures: &[Picture],
+    options: PutOptions,
+) -> Result<Vec<PlacedPicture>, RequestError> {
+    let placed = put_all(cluster, model, pictures, options).await?;
+    for (picture, placed) in pictures.iter().zip(&placed) {
+        if let Some(known) = &picture.known {
+            known.moved(placed.clone());
+        }
+    }
+    Ok(placed)
 }
 
 /// Puts all pictures, in parallel, and gives where they are, in order. All that are refused are named.

@@ -11,7 +11,7 @@ use inkstone_interface::{
     prompt::{PromptPart, RenderedPrompt},
 };
 
-use super::{ChatRequest, Message, MessagePart, PromptSize};
+use super::{ChatRequest, Content, Message, MessagePart, PromptLayout, PromptSize};
 use crate::{
     error::RequestError,
     model::ServedModel,
@@ -27,30 +27,41 @@ pub(crate) struct ReadyPrompt {
     pub(crate) max_new_tokens: u32,
 }
 
-/// Tokenises a conversation; pictures stay slots. Takes as long as the text, so not for an async thread.
+/// Tokenises what is asked; pictures stay slots. Takes as long as the text, so not for an async thread.
 pub(crate) fn tokenise(
     model: &ServedModel,
     request: &ChatRequest,
 ) -> Result<RenderedPrompt, RequestError> {
-    if request.layout.hd_num.is_some() && model.description.picture.hd.is_none() {
+    check_bias(model, request)?;
+    match &request.content {
+        Content::Chat { messages, layout } => tokenise_chat(model, messages, layout),
+        Content::Composition(composed) => Ok(composed.prompt.render(&model.tokenizer)),
+    }
+}
+
+fn tokenise_chat(
+    model: &ServedModel,
+    messages: &[Message],
+    layout: &PromptLayout,
+) -> Result<RenderedPrompt, RequestError> {
+    if layout.hd_num.is_some() && model.description.picture.hd.is_none() {
         let description = format!(
             "{} has no tiles, so no budget for them",
             model.description.name
         );
         return Err(RequestError::invalid("prompt.hd_num", description));
     }
-    check_bias(model, request)?;
-    let messages: Vec<_> = request.messages.iter().map(template_message).collect();
+    let messages: Vec<_> = messages.iter().map(template_message).collect();
     let parts = messages.iter().flat_map(|message| &message.content);
     let options = RenderOptions {
-        bos: request.layout.bos,
-        system: if request.layout.omit_default_system {
+        bos: layout.bos,
+        system: if layout.omit_default_system {
             SystemPrompt::None
         } else {
             SystemPrompt::Default
         },
         num_pictures: parts.filter(|part| **part == ContentPart::Picture).count(),
-        answer_prefix: Some(&request.layout.answer_prefix),
+        answer_prefix: Some(&layout.answer_prefix),
     };
     let template = ChatTemplate::of(&model.description);
     let rendered = template.render(&model.tokenizer, &messages, &options);

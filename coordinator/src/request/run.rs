@@ -9,7 +9,7 @@ use inkstone_cluster::Epoch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    ChatRequest, PromptSize,
+    ChatRequest, Content, PromptSize,
     answers::Answers,
     detokenise::Answer,
     dispatcher::Dispatcher,
@@ -91,10 +91,12 @@ impl Run {
             mut asked,
             steering,
         } = self;
-        tracing::info!(
-            num_messages = asked.request.messages.len(),
-            "request admitted"
-        );
+        match &asked.request.content {
+            Content::Chat { messages, .. } => {
+                tracing::info!(num_messages = messages.len(), "request admitted");
+            }
+            Content::Composition(_) => tracing::info!("step of a composition admitted"),
+        }
         let dispatcher = asked.dispatcher.clone();
         let ending = ending(&steering, &dispatcher, asked.request.deadline);
         tokio::pin!(ending);
@@ -119,7 +121,7 @@ impl Run {
                             asked.place.rendered(prompt.size);
                             asked.pictures = KeptPictures::of(pictures);
                             // All that is needed of them is in the prompt now.
-                            asked.request.messages = Arc::default();
+                            asked.request.content.let_go();
                             steering.apply(Event::Rendered(prompt));
                         }
                         Done::PutAgain(Ok(prompt)) => steering.apply(Event::Rendered(prompt)),
@@ -225,14 +227,26 @@ impl Asked {
             let (thread_model, thread_request) = (model.clone(), request.clone());
             let tokenised = tokio::task::spawn_blocking(move || {
                 let parts = render::tokenise(&thread_model, &thread_request)?;
-                let pictures = pictures::collect(&thread_request.messages);
+                let pictures = match &thread_request.content {
+                    Content::Chat { messages, .. } => pictures::collect(messages),
+                    Content::Composition(composed) => pictures::of_known(&composed.pictures),
+                };
                 Ok::<_, RequestError>((parts, pictures))
             });
             let (parts, pictures) = tokenised
                 .await
                 .map_err(|error| RequestError::Internal(format!("rendering: {error}")))??;
-            let options = put_options(&dispatcher, &model, &request, pictures.len(), patience);
-            let placed = pictures::put_all(&dispatcher.cluster, &model, &pictures, options).await?;
+            let placed = match &request.content {
+                Content::Chat { .. } => {
+                    let options =
+                        put_options(&dispatcher, &model, &request, pictures.len(), patience);
+                    pictures::put_all(&dispatcher.cluster, &model, &pictures, options).await?
+                }
+                Content::Composition(composed) => {
+                    let known = composed.pictures.iter();
+                    known.map(|picture| picture.placed()).collect()
+                }
+            };
             let prompt = render::assemble(&model, parts, &placed, request.stop.max_tokens)?;
             Ok((prompt, pictures))
         }
@@ -255,7 +269,8 @@ impl Asked {
                 retry_after,
             })?;
             let options = put_options(&dispatcher, &model, &request, pictures.len(), patience);
-            let placed = pictures::put_all(&dispatcher.cluster, &model, &pictures, options).await?;
+            let cluster = &dispatcher.cluster;
+            let placed = pictures::put_again(cluster, &model, &pictures, options).await?;
             prompt.with_pictures(&placed)
         }
     }
@@ -302,9 +317,12 @@ fn put_options(
 ) -> PutOptions {
     let geometry = &model.description.picture;
     PutOptions {
-        hd_num: match geometry.hd {
-            Some(_) => geometry.hd_num(request.layout.hd_num, num_pictures),
-            None => 0,
+        hd_num: match &request.content {
+            Content::Chat { layout, .. } if geometry.hd.is_some() => {
+                geometry.hd_num(layout.hd_num, num_pictures)
+            }
+            Content::Chat { .. } => 0,
+            Content::Composition(_) => pictures::composed_hd_num(geometry),
         },
         deadline: request.deadline,
         patience,

@@ -157,6 +157,8 @@ pub(crate) struct FakeGroup {
     epoch: Mutex<Epoch>,
     away: AtomicBool,
     scripts: Mutex<VecDeque<Script>>,
+    /// For requests whose ids end so, after the last dot.
+    scripts_for: Mutex<HashMap<&'static str, VecDeque<Script>>>,
     tale: Mutex<Option<Tale>>,
     pulse: Arc<Pulse>,
     /// Counts how often what it runs was lost, and why the last time.
@@ -177,6 +179,7 @@ impl FakeGroup {
             epoch: Mutex::new(Epoch(1)),
             away: AtomicBool::new(false),
             scripts: Mutex::default(),
+            scripts_for: Mutex::default(),
             tale: Mutex::default(),
             pulse: Arc::default(),
             lost: watch::channel((0, None)).0,
@@ -193,6 +196,12 @@ impl FakeGroup {
     /// Appends to what it does with coming sequences. Without a script, and without a tale, it says "hello" and ends its turn.
     pub(crate) fn script(&self, script: Script) {
         self.scripts.lock().unwrap().push_back(script);
+    }
+
+    /// The same for the next request whose id ends so, after its last dot; such scripts go before the others.
+    pub(crate) fn script_for(&self, name: &'static str, script: Script) {
+        let mut scripts = self.scripts_for.lock().unwrap();
+        scripts.entry(name).or_default().push_back(script);
     }
 
     /// Forgets the scripts that were not played yet.
@@ -277,7 +286,12 @@ impl LanguageClient for FakeGroup {
     async fn generate(&self, generation: Generation) -> Result<GenerationStream, WorkerError> {
         self.asked.lock().unwrap().push(generation.clone());
         self.check(&generation)?;
-        let script = self.scripts.lock().unwrap().pop_front();
+        let name = generation.request_id.rsplit('.').next();
+        let script = name.and_then(|name| {
+            let mut scripts = self.scripts_for.lock().unwrap();
+            scripts.get_mut(name).and_then(VecDeque::pop_front)
+        });
+        let script = script.or_else(|| self.scripts.lock().unwrap().pop_front());
         let stop = tokenizer().end_of_turn_id();
         let steps = match script {
             Some(Script::Refuse(error)) => return Err(error),

@@ -36,6 +36,7 @@ fn asked(tenant: &str, tokens: u64) -> Asked {
             max_output_tokens: 10,
             bytes: 100,
         },
+        goes_on: false,
     }
 }
 

@@ -10,7 +10,7 @@ use tonic::metadata::MetadataMap;
 use crate::{
     config::Limits,
     error::{FieldViolation, RequestError},
-    request::{ChatRequest, Message, MessagePart, PromptLayout, StopRule},
+    request::{ChatRequest, Content, Message, MessagePart, PromptLayout, StopRule},
 };
 
 /// Longest id a caller may give, in characters.
@@ -49,11 +49,13 @@ pub(super) fn parse(
     Ok(ChatRequest {
         request_id: request.request_id,
         model: request.model,
-        messages: messages.into(),
+        content: Content::Chat {
+            messages: messages.into(),
+            layout,
+        },
         sampling,
         answers,
         stop,
-        layout,
         logprobs,
         prompt_logprobs,
         priority,

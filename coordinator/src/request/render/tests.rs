@@ -26,7 +26,15 @@ fn request(messages: Vec<Message>) -> ChatRequest {
     ChatRequest {
         request_id: "test".into(),
         model: String::new(),
-        messages: messages.into(),
+        content: Content::Chat {
+            messages: messages.into(),
+            layout: PromptLayout {
+                bos: BosRule::Once,
+                omit_default_system: true,
+                hd_num: None,
+                answer_prefix: String::new(),
+            },
+        },
         sampling: fake::greedy(),
         answers: AnswerPlan::All { num_answers: 1 },
         stop: StopRule {
@@ -35,17 +43,18 @@ fn request(messages: Vec<Message>) -> ChatRequest {
             ignore_eos: false,
             min_tokens: 0,
         },
-        layout: PromptLayout {
-            bos: BosRule::Once,
-            omit_default_system: true,
-            hd_num: None,
-            answer_prefix: String::new(),
-        },
         logprobs: false,
         prompt_logprobs: false,
         priority: Priority::Interactive,
         tenant: Bytes::new(),
         deadline: None,
+    }
+}
+
+fn layout(request: &mut ChatRequest) -> &mut PromptLayout {
+    match &mut request.content {
+        Content::Chat { layout, .. } => layout,
+        Content::Composition(_) => panic!("it is a chat"),
     }
 }
 
@@ -159,7 +168,7 @@ fn a_small_cache_leaves_room_for_one_token_of_answer() {
 #[test]
 fn a_tile_budget_is_refused_where_there_are_no_tiles() {
     let mut request = request(vec![text(Role::User, "x")]);
-    request.layout.hd_num = Some(4);
+    layout(&mut request).hd_num = Some(4);
     let mut model = model();
     check_violation(tokenise(&model, &request), "prompt.hd_num", "no tiles");
     model.description.picture = PictureGeometry::four_khd();
@@ -170,7 +179,7 @@ fn a_tile_budget_is_refused_where_there_are_no_tiles() {
 fn a_begun_answer_ends_the_prompt_and_its_markers_are_ordinary_text() {
     let begun = |prefix: &str| {
         let mut request = request(vec![text(Role::User, "hi")]);
-        request.layout.answer_prefix = prefix.to_owned();
+        layout(&mut request).answer_prefix = prefix.to_owned();
         let parts = tokenise(&model(), &request).unwrap().parts;
         let [PromptPart::Tokens(ids)] = parts.as_slice() else {
             panic!("{parts:?}");
