@@ -30,6 +30,7 @@ use crate::{
         chat::ChatService, cluster::ClusterService, deadline::note_deadline, model::ModelService,
     },
     cluster_view::ClusterView,
+    compose::Composer,
     config::Config,
     placement::apply::Placing,
     request::dispatcher::Dispatcher,
@@ -96,6 +97,8 @@ pub(crate) async fn serve_with(
         config.limits.clone(),
         config.timeouts.clone(),
     ));
+    let source = config.picture_source.clone();
+    let composer = Composer::new(dispatcher.clone(), source, config.compose.clone());
     let health = HealthReporter::new();
     set_health(&health, ServingStatus::NotServing).await;
     let cluster_health = ServingStatus::Serving;
@@ -134,7 +137,7 @@ pub(crate) async fn serve_with(
                 placing.resign().await;
             }
         };
-        tokio::join!(resign, dispatcher.drain(std::future::ready(())));
+        tokio::join!(resign, dispatcher.drain(composer.drain()));
         anyhow::Ok(())
     };
     tokio::select! {

@@ -95,6 +95,12 @@ impl FieldViolation {
     }
 }
 
+impl From<inkstone_composition::Violation> for FieldViolation {
+    fn from(violation: inkstone_composition::Violation) -> Self {
+        Self::new(violation.path, violation.description)
+    }
+}
+
 impl RequestError {
     /// One field is wrong.
     pub(crate) fn invalid(path: impl Into<String>, description: impl Into<String>) -> Self {

@@ -1,18 +1,43 @@
 //! Composes articles: drives `inkstone_composition::procedure`, whose steps are ordinary requests of the dispatcher, keeps what
 //! comes out for a time, and changes it as its owner says.
 //!
-//! `asked` is what callers ask and are told, in words of our own. Articles are their tenant's; another's is not found.
+//! * `asked`: what callers ask and are told, in words of our own.
+//! * `begin`: a request is checked, its pictures are put at vision workers, all at once, and its first step is started.
+//! * `driver`: the rest of a composition, a task of its own. Pictures that a search brings are put as soon as they are found, while
+//!   earlier choices still run; captions, searches and choices of different places overlap as the procedure says.
+//! * `store` and `kept`: which articles there are, and what is kept of each: the events, the article, its pictures.
+//! * `edits`, `alone`, `search`, `export`: what else can be asked for.
+//!
+//! Articles are their tenant's; another's is not found.
 
+mod alone;
 mod asked;
+mod begin;
+mod driver;
+mod edits;
+mod export;
+mod kept;
+mod log;
+mod meter;
+mod metrics;
+mod pictures;
+mod reader;
+mod search;
+mod step;
+mod store;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use inkstone_composition::{
-    PictureId,
-    article::{ArticleId, Proposal, Revision},
-};
+use inkstone_composition::{PictureId, article::ArticleId};
 use inkstone_pictures::PictureSource;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::asked::{
     ArticleView, Caller, Change, ComposeAsk, ComposeEvents, EditEvents, EditUpdate, ExportFile,
@@ -20,6 +45,7 @@ pub(crate) use self::asked::{
     StepParams, SuggestCaption, SuggestLocations, SuggestedCaption, SuggestedLocations,
     WantedSource,
 };
+use self::{kept::KeptArticle, reader::Reader, store::ArticleStore};
 use crate::{
     article_error::ArticleError, config::ComposeSettings, error::RequestError,
     request::dispatcher::Dispatcher,
@@ -30,6 +56,12 @@ pub(crate) struct Composer {
     dispatcher: Arc<Dispatcher>,
     source: Option<Arc<dyn PictureSource>>,
     settings: ComposeSettings,
+    store: Mutex<ArticleStore<Arc<KeptArticle>>>,
+    tasks: TaskTracker,
+    /// No composition is begun.
+    closed: CancellationToken,
+    /// Running ones are ended.
+    cut: CancellationToken,
 }
 
 impl Composer {
@@ -39,22 +71,18 @@ impl Composer {
         source: Option<Arc<dyn PictureSource>>,
         settings: ComposeSettings,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        metrics::describe();
+        let composer = Arc::new(Self {
             dispatcher,
             source,
+            store: Mutex::new(ArticleStore::new(settings.clone())),
             settings,
-        })
-    }
-
-    /// Begins a composition. Returns when its first step runs; what keeps that from running is the error, and nothing is kept
-    /// then. From there on the composition is a task of its own.
-    pub(crate) async fn compose(
-        self: &Arc<Self>,
-        caller: Caller,
-        ask: ComposeAsk,
-    ) -> Result<ComposeEvents, RequestError> {
-        let _ = (caller, ask);
-        Err(self.nothing().await)
+            tasks: TaskTracker::new(),
+            closed: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        });
+        composer.keep_sweeping();
+        composer
     }
 
     /// The events of a composition from a number on.
@@ -64,26 +92,16 @@ impl Composer {
         id: &ArticleId,
         from: u64,
     ) -> Result<ComposeEvents, RequestError> {
-        let _ = (tenant, from);
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
+        let kept = self.find_article(tenant, id)?;
+        let reader = Reader::new(self, id);
+        Ok(self.events_from(kept, reader, from))
     }
 
     /// Ends a composition; what is there is kept. One that has ended stays as it is.
     pub(crate) fn cancel(&self, tenant: &Bytes, id: &ArticleId) -> Result<(), RequestError> {
-        let _ = tenant;
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
-    }
-
-    /// Answers a `CandidatesRequest` event of a composition whose pictures come from the client.
-    pub(crate) async fn provide(
-        &self,
-        tenant: &Bytes,
-        id: &ArticleId,
-        place: usize,
-        pictures: Vec<ProvidedPicture>,
-    ) -> Result<(), RequestError> {
-        let _ = (tenant, id, place, pictures);
-        Err(self.nothing().await)
+        let kept = self.find_article(tenant, id)?;
+        kept.cancel.cancel();
+        Ok(())
     }
 
     /// The article as it is now.
@@ -92,14 +110,15 @@ impl Composer {
         tenant: &Bytes,
         id: &ArticleId,
     ) -> Result<ArticleView, RequestError> {
-        let _ = tenant;
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
+        Ok(self.find_article(tenant, id)?.view())
     }
 
     /// Forgets an article, and ends its composition.
     pub(crate) fn delete(&self, tenant: &Bytes, id: &ArticleId) -> Result<(), RequestError> {
-        let _ = tenant;
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
+        match self.forget(tenant, id) {
+            true => Ok(()),
+            false => Err(ArticleError::NotFound { wanted: id.clone() }.into()),
+        }
     }
 
     /// Media type and bytes of one of the article's pictures, candidates among them.
@@ -109,8 +128,14 @@ impl Composer {
         id: &ArticleId,
         picture: &PictureId,
     ) -> Result<(String, Bytes), RequestError> {
-        let _ = (tenant, picture);
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
+        let kept = self.find_article(tenant, id)?;
+        match kept.picture(picture) {
+            Some(found) => Ok((found.picture.media_type, found.known.data.clone())),
+            None => {
+                let wanted = picture.clone();
+                Err(ArticleError::PictureNotFound { wanted }.into())
+            }
+        }
     }
 
     /// The article as a file.
@@ -120,96 +145,124 @@ impl Composer {
         id: &ArticleId,
         format: ExportFormat,
     ) -> Result<ExportFile, RequestError> {
-        let _ = (tenant, id, format);
-        Err(self.nothing().await)
+        let kept = self.find_article(tenant, id)?;
+        let article = kept.with_article(|article| Ok::<_, RequestError>(article.clone()))?;
+        let exporting = tokio::task::spawn_blocking(move || {
+            let picture = |id: &PictureId| {
+                let found = kept.picture(id)?;
+                Some((found.picture.media_type, found.known.data.clone()))
+            };
+            export::export(&article, picture, format)
+        });
+        let fault = |error: String| RequestError::Internal(format!("exporting: {error}"));
+        let exported = exporting.await.map_err(|error| fault(error.to_string()))?;
+        exported.map_err(|error| fault(error.to_string()))
     }
 
-    /// Asks the model for a new text; the article changes with [`apply_edit`](Self::apply_edit) only. Returns when the step
-    /// runs. Dropping the events before their end closes the edit.
-    pub(crate) async fn edit(
-        self: &Arc<Self>,
-        caller: Caller,
-        id: &ArticleId,
-        revision: Revision,
-        proposal: Proposal,
-    ) -> Result<EditEvents, RequestError> {
-        let _ = (caller, id, revision, proposal);
-        Err(self.nothing().await)
+    /// Begins nothing any more, lets running compositions end, and ends those that take longer than the drain limit. Their last
+    /// steps are let in as long as that.
+    pub(crate) async fn drain(&self) {
+        self.closed.cancel();
+        self.tasks.close();
+        let limit = self.dispatcher.timeouts.drain;
+        if timeout(limit, self.tasks.wait()).await.is_err() {
+            let num_compositions = self.tasks.len();
+            tracing::warn!(
+                num_compositions,
+                "drain limit reached, compositions are ended"
+            );
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
     }
 
-    /// Puts the open edit's text, or the user's version of it, into the article.
-    pub(crate) fn apply_edit(
+    /// A tenant's article, which counts as touched.
+    fn find_article(
         &self,
         tenant: &Bytes,
         id: &ArticleId,
-        revision: Revision,
-        text: Option<String>,
-    ) -> Result<ArticleView, RequestError> {
-        let _ = (tenant, revision, text);
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
+    ) -> Result<Arc<KeptArticle>, RequestError> {
+        let found = self.with_store(|store, now| store.get(tenant, id, now));
+        found.ok_or_else(|| ArticleError::NotFound { wanted: id.clone() }.into())
     }
 
-    /// Discards the open edit.
-    pub(crate) fn cancel_edit(&self, tenant: &Bytes, id: &ArticleId) -> Result<(), RequestError> {
-        let _ = tenant;
-        Err(ArticleError::NotFound { wanted: id.clone() }.into())
+    /// Keeps an article that is about to be composed.
+    fn open(&self, kept: &Arc<KeptArticle>) -> Result<(), RequestError> {
+        // What is there for too long takes no room.
+        self.sweep();
+        let (tenant, id) = (kept.tenant.clone(), kept.id.clone());
+        let opened = self.with_store(|store, now| store.open(tenant, id, kept.clone(), now));
+        opened.map_err(|full| self.full(full))
     }
 
-    /// Changes the article by hand.
-    pub(crate) async fn change(
+    fn take_bytes(&self, id: &ArticleId, num_bytes: usize) -> Result<(), RequestError> {
+        let taken = self.with_store(|store, _| store.take_bytes(id, num_bytes));
+        taken.map_err(|full| self.full(full))
+    }
+
+    fn full(&self, full: crate::article_error::Full) -> RequestError {
+        ArticleError::Full {
+            full,
+            retry_after: self.dispatcher.timeouts.retry_after,
+        }
+        .into()
+    }
+
+    /// A composition is over.
+    fn ended(&self, id: &ArticleId) {
+        self.with_store(|store, now| store.ended(id, now));
+    }
+
+    /// Forgets a tenant's article and ends what goes on with it. False where there is none.
+    fn forget(&self, tenant: &Bytes, id: &ArticleId) -> bool {
+        let removed = self.with_store(|store, _| store.remove(tenant, id));
+        if let Some(kept) = &removed {
+            kept.cancel.cancel();
+        }
+        removed.is_some()
+    }
+
+    fn with_store<T>(
         &self,
-        caller: Caller,
-        id: &ArticleId,
-        revision: Revision,
-        change: Change,
-    ) -> Result<ArticleView, RequestError> {
-        let _ = (caller, id, revision, change);
-        Err(self.nothing().await)
+        act: impl FnOnce(&mut ArticleStore<Arc<KeptArticle>>, Instant) -> T,
+    ) -> T {
+        let mut store = self.store.lock().expect("no panic while locked");
+        let result = act(&mut store, Instant::now());
+        metrics::kept(store.num_articles(), store.picture_bytes());
+        result
     }
 
-    /// After which segments pictures fit.
-    pub(crate) async fn suggest_locations(
-        &self,
-        caller: Caller,
-        ask: SuggestLocations,
-    ) -> Result<SuggestedLocations, RequestError> {
-        let _ = (caller, ask);
-        Err(self.nothing().await)
+    fn sweep(&self) {
+        let swept = self.with_store(|store, now| store.sweep(now));
+        for kept in swept.expired {
+            tracing::info!(article = kept.id.0, "article expired");
+        }
+        for kept in swept.abandoned {
+            tracing::info!(
+                article = kept.id.0,
+                "nobody reads a composition, it is ended"
+            );
+            kept.cancel.cancel();
+        }
     }
 
-    /// What a picture after a segment should show.
-    pub(crate) async fn suggest_caption(
-        &self,
-        caller: Caller,
-        ask: SuggestCaption,
-    ) -> Result<SuggestedCaption, RequestError> {
-        let _ = (caller, ask);
-        Err(self.nothing().await)
-    }
-
-    /// Which of some pictures fits after a segment.
-    pub(crate) async fn select_image(
-        &self,
-        caller: Caller,
-        ask: SelectImage,
-    ) -> Result<SelectedImage, RequestError> {
-        let _ = (caller, ask);
-        Err(self.nothing().await)
-    }
-
-    /// Pictures for a caption, from the server's source.
-    pub(crate) async fn search_images(
-        &self,
-        caller: Caller,
-        ask: SearchImages,
-    ) -> Result<Vec<FoundImage>, RequestError> {
-        let _ = (caller, ask);
-        Err(self.nothing().await)
-    }
-
-    async fn nothing(&self) -> RequestError {
-        let _ = (&self.source, &self.settings);
-        let _ = self.dispatcher.model().is_ok();
-        std::future::ready(ArticleError::NoPictureSource.into()).await
+    /// Looks for what was kept or unread long enough, as long as there is a composer that takes compositions.
+    fn keep_sweeping(self: &Arc<Self>) {
+        let shortest = self.settings.article_ttl.min(self.settings.abandon_after);
+        let every = (shortest / LOOKS).clamp(Duration::from_millis(10), Duration::from_secs(5));
+        let (composer, closed) = (Arc::downgrade(self), self.closed.clone());
+        self.tasks.spawn(async move {
+            let mut looks = interval(every);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while closed.run_until_cancelled(looks.tick()).await.is_some() {
+                match composer.upgrade() {
+                    Some(composer) => composer.sweep(),
+                    None => return,
+                }
+            }
+        });
     }
 }
+
+/// How often in its time something that takes too long is looked for.
+const LOOKS: u32 = 8;
