@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use inkstone_composition::article::EditError;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation as WireViolation, StatusExt};
 
@@ -18,6 +19,11 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The status of an error; `request_id` is told to the client where there is one.
 pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
+    to_status_of(error, request_id, "messages")
+}
+
+/// The same for a call whose prompt is made of the field `prompt`.
+pub(crate) fn to_status_of(error: &RequestError, request_id: &str, prompt: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(error.reason(), DOMAIN, metadata(error));
     if !request_id.is_empty() {
@@ -28,7 +34,7 @@ pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
             details.set_bad_request(to_wire(violations));
         }
         RequestError::PromptTooLong { .. } => {
-            details.add_bad_request_violation("messages", error.to_string());
+            details.add_bad_request_violation(prompt, error.to_string());
         }
         RequestError::ModelNotFound { wanted, served } => {
             let description = format!("{served} is served");
@@ -52,8 +58,8 @@ pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
         | RequestError::DeadlineExceeded
         | RequestError::ReaderTooSlow { .. }
         | RequestError::Cluster(_)
-        | RequestError::Article(_)
         | RequestError::Internal(_) => {}
+        RequestError::Article(error) => describe_article(error, &mut details),
     }
     let retry_after = retry_after(error);
     if let Some(delay) = retry_after {
@@ -65,6 +71,33 @@ pub(crate) fn to_status(error: &RequestError, request_id: &str) -> Status {
         status.metadata_mut().insert(PUSHBACK, millis);
     }
     status
+}
+
+/// What cannot be found, what has no room, or what would have to be otherwise.
+fn describe_article(error: &ArticleError, details: &mut ErrorDetails) {
+    let description = error.to_string();
+    match error {
+        ArticleError::NotFound { wanted } => {
+            details.set_resource_info("article", &wanted.0, "", description);
+        }
+        ArticleError::PictureNotFound { wanted } => {
+            details.set_resource_info("picture", wanted.as_str(), "", description);
+        }
+        ArticleError::Full { .. } => {
+            details.add_quota_failure_violation("articles", description);
+        }
+        ArticleError::Conflict(_) | ArticleError::SourceFailed { .. } => {}
+        ArticleError::NoPictureSource => {
+            details.add_precondition_failure_violation("PICTURE_SOURCE", "server", description);
+        }
+        ArticleError::Unfit(_)
+        | ArticleError::StillComposing
+        | ArticleError::NoArticle
+        | ArticleError::EditRunning
+        | ArticleError::PicturesNotWanted { .. } => {
+            details.add_precondition_failure_violation("ARTICLE", "article", description);
+        }
+    }
 }
 
 fn code(error: &RequestError) -> Code {
@@ -140,6 +173,10 @@ fn metadata(error: &RequestError) -> HashMap<String, String> {
         ],
         RequestError::Overloaded { reason, .. } => &[("bound", reason.label().to_owned())],
         RequestError::RecoveryFailed { num_moves, .. } => &[("moves", num_moves.to_string())],
+        RequestError::Article(ArticleError::Conflict(EditError::Conflict { wanted, found })) => &[
+            ("wanted_revision", wanted.0.to_string()),
+            ("revision", found.0.to_string()),
+        ],
         _ => &[],
     };
     let pairs = pairs.iter();

@@ -3,6 +3,7 @@
 mod admission;
 mod answers;
 mod cluster;
+mod compositions;
 mod connection;
 mod ending;
 mod members;

@@ -8,6 +8,14 @@ use tonic_health::pb::{
 use super::*;
 use crate::worker_client::fake;
 
+/// Those whose health follows the cluster's.
+const SERVICES: [&str; 4] = [
+    "",
+    "inkstone.v1.ChatService",
+    "inkstone.v1.CompositionService",
+    "inkstone.v1.ModelService",
+];
+
 async fn health(coordinator: &Coordinator, service: &str) -> Result<ServingStatus, Status> {
     let mut client = HealthClient::new(coordinator.channel().await);
     let service = service.to_owned();
@@ -64,7 +72,7 @@ async fn while_the_members_are_away_the_server_answers_and_says_that_it_starts()
     cluster.group().set_away(true);
     let config = config(&cluster);
     let mut coordinator = Coordinator::starting(config, Arc::new(cluster.clone())).await;
-    for service in ["", "inkstone.v1.ChatService", "inkstone.v1.ModelService"] {
+    for service in SERVICES {
         assert_eq!(
             health(&coordinator, service).await.unwrap(),
             ServingStatus::NotServing
@@ -77,7 +85,7 @@ async fn while_the_members_are_away_the_server_answers_and_says_that_it_starts()
     let ready = coordinator.ready().await;
     assert_eq!(ready.model, "fake-vl");
     assert_eq!(ready.address, coordinator.address);
-    for service in ["", "inkstone.v1.ChatService", "inkstone.v1.ModelService"] {
+    for service in SERVICES {
         assert_eq!(
             health(&coordinator, service).await.unwrap(),
             ServingStatus::Serving
@@ -205,6 +213,7 @@ async fn reflection_tells_of_the_public_package_only() {
         "grpc.health.v1.Health",
         "inkstone.v1.ChatService",
         "inkstone.v1.ClusterService",
+        "inkstone.v1.CompositionService",
         "inkstone.v1.ModelService",
     ];
     for names in [

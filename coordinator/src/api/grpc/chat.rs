@@ -152,7 +152,7 @@ fn trailer(receipt: &Receipt) -> Status {
 }
 
 /// The caller's id, or one of ours.
-fn request_id(given: String) -> Result<String, RequestError> {
+pub(super) fn request_id(given: String) -> Result<String, RequestError> {
     if given.is_empty() {
         return Ok(Uuid::new_v4().simple().to_string());
     }

@@ -7,9 +7,10 @@ use inkstone_interface::chat_template::{BosRule, Role};
 use inkstone_proto::v1 as wire;
 use tonic::metadata::MetadataMap;
 
+use super::faults::Faults;
 use crate::{
     config::Limits,
-    error::{FieldViolation, RequestError},
+    error::RequestError,
     request::{ChatRequest, Content, Message, MessagePart, PromptLayout, StopRule},
 };
 
@@ -25,8 +26,6 @@ const TENANT: &str = "inkstone-tenant";
 const MAX_TENANT_BYTES: usize = 128;
 /// Tile budgets that a caller may ask for.
 const HD_NUM: std::ops::RangeInclusive<u32> = 1..=128;
-/// Faults reported at most; a broken client may have one in each of many messages.
-const MAX_VIOLATIONS: usize = 16;
 
 const DEFAULT_MAX_TOKENS: u32 = 1024;
 
@@ -82,6 +81,14 @@ pub(super) fn tenant(metadata: &MetadataMap) -> Result<Bytes, RequestError> {
     Ok(Bytes::copy_from_slice(tenant))
 }
 
+/// Its bytes; none where it has no source.
+pub(super) fn picture_data(picture: wire::Picture) -> Bytes {
+    match picture.source {
+        Some(wire::picture::Source::Data(data)) => data,
+        None => Bytes::new(),
+    }
+}
+
 /// Checks an id that the caller gave.
 pub(super) fn check_request_id(id: &str) -> Result<(), RequestError> {
     let num_chars = id.chars().count();
@@ -96,25 +103,7 @@ pub(super) fn check_request_id(id: &str) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// What is wrong with a request, as far as it was read.
-#[derive(Default)]
-struct Faults(Vec<FieldViolation>);
-
 impl Faults {
-    fn add(&mut self, path: impl Into<String>, description: impl Into<String>) {
-        if self.0.len() < MAX_VIOLATIONS {
-            self.0.push(FieldViolation::new(path, description));
-        }
-    }
-
-    fn none(self) -> Result<(), RequestError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(RequestError::Invalid(self.0))
-        }
-    }
-
     fn stop(&mut self, stop: wire::StopParams, limits: &Limits) -> StopRule {
         let max_tokens = stop.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
         if max_tokens == 0 {
@@ -204,12 +193,6 @@ impl Faults {
         messages
     }
 
-    fn at_most(&mut self, path: &str, found: usize, limit: usize, of: &str) {
-        if found > limit {
-            self.add(path, format!("has {found} {of}, limit is {limit}"));
-        }
-    }
-
     fn message(&mut self, index: usize, message: wire::Message, limits: &Limits) -> Message {
         let path = format!("messages[{index}]");
         let role = match message.role() {
@@ -248,30 +231,14 @@ impl Faults {
                 if role != Role::User {
                     self.add(&path, "pictures come from the user only");
                 }
-                self.picture(&path, picture, limits)
+                let data = picture_data(picture);
+                let data = self.picture(&path, data, limits);
+                data.map(MessagePart::Picture)
             }
             None => {
                 self.add(path, "must be text or a picture, found neither");
                 None
             }
         }
-    }
-
-    fn picture(
-        &mut self,
-        path: &str,
-        picture: wire::Picture,
-        limits: &Limits,
-    ) -> Option<MessagePart> {
-        let data = match picture.source {
-            Some(wire::picture::Source::Data(data)) => data,
-            None => Bytes::new(),
-        };
-        if data.is_empty() {
-            self.add(path, "must have data, found none");
-            return None;
-        }
-        self.at_most(path, data.len(), limits.max_picture_bytes, "bytes");
-        Some(MessagePart::Picture(data))
     }
 }

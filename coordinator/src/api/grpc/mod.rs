@@ -3,5 +3,7 @@
 pub(crate) mod chat;
 mod chat_request;
 pub(crate) mod cluster;
+pub(crate) mod composition;
 pub(crate) mod deadline;
+mod faults;
 pub(crate) mod model;
