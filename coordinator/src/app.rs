@@ -6,7 +6,7 @@ use anyhow::Context;
 use inkstone_cluster::{CoordinatorRecord, Membership, NodeAddress};
 use inkstone_proto::v1::{
     chat_service_server::ChatServiceServer, cluster_service_server::ClusterServiceServer,
-    model_service_server::ModelServiceServer,
+    composition_service_server::CompositionServiceServer, model_service_server::ModelServiceServer,
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -27,7 +27,8 @@ use tonic_health::{
 
 use crate::{
     api::grpc::{
-        chat::ChatService, cluster::ClusterService, deadline::note_deadline, model::ModelService,
+        chat::ChatService, cluster::ClusterService, composition::CompositionService,
+        deadline::note_deadline, model::ModelService,
     },
     cluster_view::ClusterView,
     compose::Composer,
@@ -40,7 +41,12 @@ use crate::{
 };
 
 /// The services whose health is told; the empty name stands for all.
-const HEALTH_NAMES: [&str; 3] = ["", "inkstone.v1.ChatService", "inkstone.v1.ModelService"];
+const HEALTH_NAMES: [&str; 4] = [
+    "",
+    "inkstone.v1.ChatService",
+    "inkstone.v1.CompositionService",
+    "inkstone.v1.ModelService",
+];
 /// It answers from the first moment, whatever the others wait for.
 const CLUSTER_HEALTH_NAME: &str = "inkstone.v1.ClusterService";
 /// The package that reflection tells of; what workers say to each other is nobody's business.
@@ -106,7 +112,8 @@ pub(crate) async fn serve_with(
         .set_service_status(CLUSTER_HEALTH_NAME, cluster_health)
         .await;
     let closing = CancellationToken::new();
-    let server = router(&config, &dispatcher, &health, &closing)?.serve_with_incoming_shutdown(
+    let router = router(&config, &dispatcher, composer.clone(), &health, &closing)?;
+    let server = router.serve_with_incoming_shutdown(
         TcpIncoming::from(listener).with_nodelay(Some(true)),
         closing.clone().cancelled_owned(),
     );
@@ -223,11 +230,15 @@ async fn follow_health(health: &HealthReporter, membership: &Membership) {
 fn router(
     config: &Config,
     dispatcher: &Arc<Dispatcher>,
+    composer: Arc<Composer>,
     health: &HealthReporter,
     closing: &CancellationToken,
 ) -> anyhow::Result<Router> {
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     let chat = ChatServiceServer::new(ChatService::new(dispatcher.clone()))
+        .max_decoding_message_size(limits.max_message_bytes);
+    let composition = CompositionService::new(composer, limits.clone());
+    let composition = CompositionServiceServer::new(composition)
         .max_decoding_message_size(limits.max_message_bytes);
     let model = ModelServiceServer::new(ModelService::new(dispatcher.clone()));
     let cluster = ClusterService::new(config, dispatcher.clone(), closing.clone());
@@ -244,6 +255,7 @@ fn router(
         .http2_keepalive_interval(Some(timeouts.ping_interval))
         .http2_keepalive_timeout(Some(timeouts.ping))
         .add_service(InterceptedService::new(chat, note_deadline))
+        .add_service(InterceptedService::new(composition, note_deadline))
         .add_service(model)
         .add_service(cluster)
         .add_service(health)
