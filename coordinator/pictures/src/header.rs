@@ -93,14 +93,16 @@ pub enum PictureFault {
     TooManyPixels { width: u32, height: u32, limit: u64 },
 }
 
+impl PictureFault {
+    pub(crate) fn unknown(data: &[u8]) -> Self {
+        let start = data.iter().take(8).copied().collect();
+        Self::UnknownFormat { start }
+    }
+}
+
 /// Reads the header of a picture file, and refuses what is none or has more than `max_pixels` (width times height).
 pub fn inspect(data: &[u8], max_pixels: u64) -> Result<PictureHeader, PictureFault> {
-    let Some(format) = PictureFormat::sniff(data) else {
-        let start = data.get(..data.len().min(8)).unwrap_or_default();
-        return Err(PictureFault::UnknownFormat {
-            start: start.to_vec(),
-        });
-    };
+    let format = PictureFormat::sniff(data).ok_or_else(|| PictureFault::unknown(data))?;
     let size = imagesize::blob_size(data).map_err(|error| match error {
         ImageError::IoError(_) => PictureFault::CutShort { format },
         ImageError::NotSupported | ImageError::CorruptedImage => PictureFault::Damaged { format },
