@@ -408,8 +408,10 @@ async fn composition_marker_strings_are_plain_text_in_every_step() {
         ..of_client(&format!("Write of {HOSTILE} please"))
     };
     let events = follow_and_provide(&mut client, request, |place, _| {
-        let found = four(place).into_iter();
-        found.map(|file| provided(file, HOSTILE)).collect()
+        let found = four(place).into_iter().enumerate();
+        let found =
+            found.map(|(number, file)| provided(file, &format!("{HOSTILE}{place}/{number}")));
+        found.collect()
     })
     .await;
     let told = Told::of(&events);

@@ -38,6 +38,11 @@ fn slow_article() -> String {
     lines.join("\n")
 }
 
+/// One paragraph, longer than any test takes.
+fn endless() -> Reply {
+    Reply::SaySlowly("It takes its time. ".repeat(800), 8 * PAUSE)
+}
+
 fn slowly(asked: &Asked) -> Reply {
     match asked.step() {
         Step::Article => Reply::SaySlowly(slow_article(), PAUSE),
@@ -188,7 +193,7 @@ impl Drop for Coordinator {
 async fn composition_that_nobody_reads_is_abandoned() {
     const ABANDON_AFTER: Duration = Duration::from_secs(1);
     let script = |asked: &Asked| match asked.step() {
-        Step::Article => Reply::SaySlowly(slow_article().repeat(40), Duration::from_millis(40)),
+        Step::Article => endless(),
         step => panic!("{step:?} is not asked"),
     };
     let scripted = Scripted::without_coordinator(Model::small(), script).await;
@@ -385,9 +390,9 @@ async fn composition_is_forgotten_after_its_time_unless_it_is_touched() {
     let events = compose_events(&mut client, text_only()).await;
     let told = Told::of(&events);
     assert_eq!(told.accepted.expires_after_seconds, 2);
-    let touched = events[0].article_id.clone();
-    let events = compose_events(&mut client, text_only()).await;
     let left_alone = events[0].article_id.clone();
+    let events = compose_events(&mut client, text_only()).await;
+    let touched = events[0].article_id.clone();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(5) {
         article(&mut client, &touched).await;
@@ -461,7 +466,7 @@ async fn composition_articles_of_one_tenant_take_no_room_from_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn composition_deleted_while_it_runs_ends_and_frees_its_place() {
-    let script = |_: &Asked| Reply::SaySlowly(slow_article().repeat(40), PAUSE);
+    let script = |_: &Asked| endless();
     let scripted = Scripted::start(Model::small(), &[], script).await;
     let mut client = connect(&scripted.address).await;
     let stream = client.compose(request("Write.")).await;
