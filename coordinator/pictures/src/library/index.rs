@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tantivy::collector::TopDocs;
 use tantivy::directory::error::LockError;
 use tantivy::directory::{Directory, INDEX_WRITER_LOCK, META_LOCK, MmapDirectory};
+use tantivy::index::SegmentId;
 use tantivy::query::{
     BooleanQuery, BoostQuery, DisjunctionMaxQuery, Occur, Query, TermQuery, TermSetQuery,
 };
@@ -44,8 +45,9 @@ pub(super) struct SearchIndex {
     reader: IndexReader,
     fields: Fields,
     folder: Option<PathBuf>,
-    /// The commit that the reader shows. Another process may have made it.
-    shown: Mutex<u64>,
+    /// The segments that the reader shows, and how many of their documents are deleted; none before the first look. Another process may
+    /// have made them. The number of a commit would not do: one that empties the index has the number of the one before.
+    shown: Mutex<Option<Vec<(SegmentId, u32)>>>,
 }
 
 /// What went wrong.
@@ -116,13 +118,12 @@ impl SearchIndex {
             .reader_builder()
             .reload_policy(ReloadPolicy::Manual)
             .try_into()?;
-        let shown = Mutex::new(index.load_metas()?.opstamp);
         Ok(Self {
             index,
             reader,
             fields,
             folder,
-            shown,
+            shown: Mutex::default(),
         })
     }
 
@@ -141,14 +142,19 @@ impl SearchIndex {
 
     /// Shows what another process committed.
     pub(super) fn show_latest(&self) -> Result<(), IndexFault> {
-        let latest = self.index.load_metas()?.opstamp;
+        let metas = self.index.load_metas()?;
+        let latest: Vec<_> = metas
+            .segments
+            .iter()
+            .map(|segment| (segment.id(), segment.num_deleted_docs()))
+            .collect();
         let mut shown = self
             .shown
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *shown != latest {
+        if shown.as_ref() != Some(&latest) {
             self.reader.reload()?;
-            *shown = latest;
+            *shown = Some(latest);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod index;
 mod options;
 mod picture;
 mod record;
+mod search;
 mod store;
 mod sync;
 #[cfg(test)]
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
@@ -39,19 +39,10 @@ use self::picture::{CheckedPicture, check, is_digest};
 pub use self::record::{Details, Entry, Record};
 use self::store::Store;
 use self::sync::Synced;
-use crate::source::{FoundPicture, PictureSource, Search, SourceError};
+use crate::source::Search;
 
 /// How many pictures are written, or read, at once.
 const PICTURES_AT_ONCE: usize = 8;
-
-/// A search asks for a few more than it needs: pictures may be gone.
-const SPARE_HITS: usize = 8;
-const MAX_HITS: usize = 1000;
-
-/// Of each kind, in one query.
-const MAX_QUERY_TERMS: usize = 64;
-/// What comes after it in a caption is not looked for.
-const MAX_QUERY_CHARACTERS: usize = 2000;
 
 /// The last time that has as many digits as a batch's name holds.
 const LAST_MILLISECOND: u64 = 999_999_999_999_999;
@@ -254,26 +245,6 @@ impl Library {
 }
 
 impl Inner {
-    async fn find(&self, search: &Search, spare: usize) -> Result<Vec<Hit>, LibraryError> {
-        let limit = search.max_pictures.saturating_add(spare).min(MAX_HITS);
-        let caption: String = search.caption.chars().take(MAX_QUERY_CHARACTERS).collect();
-        // Other names exclude nothing here: they are those of another source.
-        let exclude: Vec<_> = search
-            .exclude
-            .iter()
-            .filter(|index| is_digest(index))
-            .cloned()
-            .collect();
-        let found = self.blocking(move |index| {
-            index.search(
-                &words::query_terms(&caption, MAX_QUERY_TERMS),
-                &exclude,
-                limit,
-            )
-        });
-        found.await
-    }
-
     /// Now, but later than any batch that is known.
     fn next_millisecond(&self) -> u64 {
         let now = SystemTime::now()
@@ -309,70 +280,6 @@ impl Inner {
 
     fn index_error(&self, fault: IndexFault) -> LibraryError {
         index_error(&self.store, self.index.folder(), fault)
-    }
-
-    async fn search(&self, search: &Search) -> Result<Vec<FoundPicture>, LibraryError> {
-        let hits = self.find(search, SPARE_HITS).await?;
-        let wanted = search.max_pictures.min(hits.len());
-        if wanted == 0 {
-            return Ok(Vec::new());
-        }
-        let reads = hits.into_iter().map(|hit| async move {
-            let data = self
-                .store
-                .picture(&hit.record.index, self.limits.bytes)
-                .await?;
-            if data.is_none() {
-                tracing::warn!(
-                    library = self.store.location(),
-                    picture = hit.record.index,
-                    "picture is gone or no longer what it was"
-                );
-            }
-            Ok(data.map(|data| self.found(hit.record, data)))
-        });
-        let readable = futures::stream::iter(reads)
-            .buffered(wanted.min(PICTURES_AT_ONCE))
-            .try_filter_map(|found| async move { Ok(found) });
-        let found: Vec<_> = readable.take(wanted).try_collect().await?;
-        if found.is_empty() {
-            let reason = "none of the pictures that its records name can be read".to_owned();
-            let location = self.store.location().to_owned();
-            return Err(LibraryError::Store {
-                location,
-                attempt: "read pictures",
-                reason,
-            });
-        }
-        Ok(found)
-    }
-
-    fn found(&self, record: Record, data: Bytes) -> FoundPicture {
-        FoundPicture {
-            index: record.index,
-            data,
-            media_type: record.media_type,
-            caption: record.details.caption,
-            source: record.details.source.or_else(|| Some(self.name.clone())),
-            author: record.details.author,
-            licence: record.details.licence,
-        }
-    }
-}
-
-#[async_trait]
-impl PictureSource for Library {
-    fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    async fn search(&self, search: &Search) -> Result<Vec<FoundPicture>, SourceError> {
-        self.0.sync_if_due().await;
-        let found = self.0.search(search).await;
-        found.map_err(|error| SourceError::Unavailable {
-            name: self.0.name.clone(),
-            reason: error.to_string(),
-        })
     }
 }
 

@@ -247,7 +247,7 @@ fn s3(
         .with_timeout(S3_REQUEST_LIMIT)
         .with_connect_timeout(S3_CONNECT_LIMIT);
     let retry = RetryConfig {
-        max_retries: 4,
+        max_retries: 6,
         retry_timeout: S3_RETRY_LIMIT,
         ..RetryConfig::default()
     };

@@ -14,6 +14,9 @@ use super::index::IndexFault;
 const READS_AT_ONCE: usize = 8;
 const BATCHES_PER_COMMIT: usize = 32;
 
+/// How long a search waits for news of the store. What is left undone is done by a later one.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long another process may write the same index before we go on with what there is.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -43,9 +46,17 @@ impl Inner {
         if synced.at.is_some_and(|at| at.elapsed() < refresh_after) {
             return;
         }
-        if let Err(error) = self.sync_locked(&mut synced).await {
-            tracing::warn!(library = self.store.location(), %error, "cannot look for new pictures; those that are known are still found");
-        }
+        let looked = tokio::time::timeout(LOOK_LIMIT, self.sync_locked(&mut synced)).await;
+        let reason = match looked {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the store did not answer within {LOOK_LIMIT:?}"),
+        };
+        tracing::warn!(
+            library = self.store.location(),
+            reason,
+            "cannot look for new pictures; those that are known are still found"
+        );
     }
 
     async fn sync_locked(&self, synced: &mut Synced) -> Result<(), LibraryError> {

@@ -72,16 +72,15 @@ impl Sidecars {
         let mut listed = HashMap::new();
         let mut problems = Vec::new();
         for listing in &walk.listings {
-            let mut found = Vec::new();
-            if let Err(error) = read_listing(root, listing, &files, &mut listed, &mut found) {
-                found.push(error.to_string());
+            let mut complaints = Complaints::default();
+            if let Err(error) = read_listing(root, listing, &files, &mut listed, &mut complaints) {
+                complaints.named.push(error.to_string());
             }
-            let more = found.len().saturating_sub(MAX_PROBLEMS);
-            found.truncate(MAX_PROBLEMS);
+            let Complaints { mut named, more } = complaints;
             if more > 0 {
-                found.push(format!("and {more} more lines like these"));
+                named.push(format!("and {more} more lines like these"));
             }
-            problems.extend(found.into_iter().map(|reason| Problem {
+            problems.extend(named.into_iter().map(|reason| Problem {
                 path: listing.clone(),
                 reason,
             }));
@@ -127,12 +126,19 @@ fn names_beside(picture: &Path, extension: &str) -> [PathBuf; 2] {
     [picture.with_extension(extension), PathBuf::from(whole)]
 }
 
+/// Lines of one listing that make no sense: the first are named, the others counted.
+#[derive(Default)]
+struct Complaints {
+    named: Vec<String>,
+    more: u64,
+}
+
 fn read_listing(
     root: &Path,
     listing: &Path,
     files: &HashSet<&Path>,
     listed: &mut HashMap<PathBuf, Said>,
-    problems: &mut Vec<String>,
+    complaints: &mut Complaints,
 ) -> io::Result<()> {
     let folder = listing.parent().unwrap_or(Path::new(""));
     let mut reader = BufReader::new(File::open(root.join(listing))?);
@@ -151,11 +157,10 @@ fn read_listing(
                     listed.entry(path).or_default().overlay(said);
                 }
             }
-            // Counted beyond that, but not kept.
-            Err(reason) if problems.len() < MAX_PROBLEMS => {
-                problems.push(format!("line {number}: {reason}"))
+            Err(reason) if complaints.named.len() < MAX_PROBLEMS => {
+                complaints.named.push(format!("line {number}: {reason}"));
             }
-            Err(_) => problems.push(String::new()),
+            Err(_) => complaints.more += 1,
         }
     }
     Ok(())

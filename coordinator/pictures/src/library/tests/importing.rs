@@ -169,7 +169,7 @@ async fn corrupt_and_huge_pictures_are_named() {
     write(root, "c-header-only.png", &good[..20]);
     let jpeg = encoded(2, ImageFormat::Jpeg);
     write(root, "d-cut.jpg", &jpeg[..jpeg.len() / 4]);
-    // 100 000 x 100 000 pixels in a few bytes, its checksum beside it right.
+    // 100 000 x 100 000 pixels in a few bytes.
     let mut bomb = good.to_vec();
     bomb[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
     write(root, "e-bomb.png", &bomb);

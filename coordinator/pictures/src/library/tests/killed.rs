@@ -59,7 +59,7 @@ async fn killed_again_and_again_an_import_comes_to_its_end() {
             .spawn()
             .expect("a process");
         // Always a little later, or a slow machine would never come to anything.
-        tokio::time::sleep(Duration::from_millis(60 + 45 * attempt)).await;
+        tokio::time::sleep(Duration::from_millis(60 + 120 * attempt)).await;
         if let Some(status) = victim.try_wait().expect("a process") {
             assert!(status.success(), "{status}");
             break;
