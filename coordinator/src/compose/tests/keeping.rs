@@ -1,7 +1,5 @@
 //! What is kept, for whom, and for how long.
 
-use tokio::time::sleep;
-
 use super::*;
 use crate::article_error::Full;
 
@@ -33,21 +31,18 @@ async fn another_tenants_article_is_not_found() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_article_expires_after_it_was_last_touched() {
-    let world = World::with(|config| config.compose.article_ttl = Duration::from_secs(100));
+#[tokio::test]
+async fn an_article_expires_and_its_pictures_with_it() {
+    let world = World::with(|config| config.compose.article_ttl = Duration::from_millis(500));
     let (id, _) = world.article().await;
-    let is_there = || world.composer.article(&nobody(), &id).is_ok();
-    for _ in 0..4 {
-        sleep(Duration::from_secs(80)).await;
-        assert!(is_there());
-    }
-    sleep(Duration::from_secs(120)).await;
-    assert!(!is_there());
-    let kept = world
-        .composer
-        .with_store(|store, _| (store.num_articles(), store.picture_bytes()));
-    assert_eq!(kept, (0, 0));
+    let kept = || {
+        let kept = |store: &ArticleStore<_>| (store.num_articles(), store.picture_bytes());
+        world.composer.with_store(|store, _| kept(store))
+    };
+    eventually("it is forgotten", || kept() == (0, 0)).await;
+    let wanted = id.clone();
+    let gone = world.composer.article(&nobody(), &id).err();
+    assert_eq!(gone, Some(ArticleError::NotFound { wanted }.into()));
 }
 
 #[tokio::test]
