@@ -3,7 +3,7 @@
 //! A commit of tantivy holds, as one whole, the documents and the names of the batches they came from, so a batch is either in the
 //! index with all its records or not at all, and what is missing is known. Everything here blocks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,13 +13,14 @@ use tantivy::collector::TopDocs;
 use tantivy::directory::error::LockError;
 use tantivy::directory::{Directory, INDEX_WRITER_LOCK, META_LOCK, MmapDirectory};
 use tantivy::index::SegmentId;
-use tantivy::query::{
-    BooleanQuery, BoostQuery, DisjunctionMaxQuery, Occur, Query, TermQuery, TermSetQuery,
-};
+use tantivy::query::{BooleanQuery, BoostQuery, DisjunctionMaxQuery, Query, TermQuery};
 use tantivy::schema::{
     Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions, Value,
 };
-use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, TantivyError, Term};
+use tantivy::{
+    DocAddress, DocSet, Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, TERMINATED,
+    TantivyDocument, TantivyError, Term,
+};
 
 use super::Hit;
 use super::batch::{Batch, BatchName};
@@ -217,20 +218,16 @@ impl SearchIndex {
         let Some(wanted) = self.query(terms) else {
             return Ok(Vec::new());
         };
-        let mut clauses: Vec<(Occur, Box<dyn Query>)> = vec![(Occur::Must, wanted)];
-        if !exclude.is_empty() {
-            let unwanted = exclude
-                .iter()
-                .map(|index| Term::from_field_text(self.fields.index, index));
-            clauses.push((Occur::MustNot, Box::new(TermSetQuery::new(unwanted))));
-        }
         let searcher = self.reader.searcher();
-        let found = searcher.search(
-            &BooleanQuery::new(clauses),
-            &TopDocs::with_limit(limit.max(1)).order_by_score(),
-        )?;
-        let mut hits = Vec::with_capacity(found.len());
-        for (score, address) in found {
+        let excluded = self.addresses(&searcher, exclude)?;
+        // A clause that forbids them would have every match scored; so only a few more than are wanted are.
+        let best = TopDocs::with_limit(limit.max(1).saturating_add(excluded.len()));
+        let found = searcher.search(&wanted, &best.order_by_score())?;
+        let mut hits = Vec::with_capacity(limit.min(found.len()));
+        let allowed = found
+            .into_iter()
+            .filter(|(_, address)| !excluded.contains(address));
+        for (score, address) in allowed.take(limit) {
             hits.push(Hit {
                 record: self.record_in(&searcher.doc(address)?)?,
                 score,
@@ -331,6 +328,32 @@ impl SearchIndex {
                 .map(|one| boosted(term(self.fields.pieces, one), CHARACTER_BOOST)),
         );
         (!clauses.is_empty()).then(|| -> Box<dyn Query> { Box::new(BooleanQuery::union(clauses)) })
+    }
+
+    fn addresses(
+        &self,
+        searcher: &Searcher,
+        indexes: &[String],
+    ) -> Result<HashSet<DocAddress>, IndexFault> {
+        let mut addresses = HashSet::new();
+        if indexes.is_empty() {
+            return Ok(addresses);
+        }
+        for (segment, reader) in (0_u32..).zip(searcher.segment_readers()) {
+            let known = reader.inverted_index(self.fields.index)?;
+            for index in indexes {
+                let term = Term::from_field_text(self.fields.index, index);
+                let Some(mut postings) = known.read_postings(&term, IndexRecordOption::Basic)?
+                else {
+                    continue;
+                };
+                while postings.doc() != TERMINATED {
+                    addresses.insert(DocAddress::new(segment, postings.doc()));
+                    postings.advance();
+                }
+            }
+        }
+        Ok(addresses)
     }
 
     fn batch_of(&self, index: &str) -> Result<Option<String>, IndexFault> {
