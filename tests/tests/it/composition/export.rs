@@ -206,7 +206,7 @@ fn from_base64(text: &str) -> Vec<u8> {
     assert!(rest.is_empty(), "it is whole");
     for group in groups {
         let digits: Vec<u8> = group.iter().copied().filter(|c| *c != b'=').collect();
-        let bits = digits.iter().fold(0, |bits, c| bits << 6 | value(*c));
+        let bits = digits.iter().fold(0, |bits, c| (bits << 6) | value(*c));
         let bits = bits << (6 * (4 - digits.len()));
         bytes.extend(&bits.to_be_bytes()[1..digits.len()]);
     }

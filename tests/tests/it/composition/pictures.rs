@@ -114,7 +114,7 @@ pub(super) fn right_one(kind: Kind) -> usize {
     let number = kinds()
         .position(|one| one == kind)
         .expect("it is one of all");
-    (number * 0x9E37 >> 5) % NUM_ALIKE
+    ((number * 0x9E37) >> 5) % NUM_ALIKE
 }
 
 /// Where a picture of the library is said to be from.

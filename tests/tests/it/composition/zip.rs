@@ -38,7 +38,7 @@ pub(super) fn read(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
 /// Little-endian.
 fn number(bytes: &[u8], at: usize, len: usize) -> usize {
     let bytes = bytes[at..at + len].iter().rev();
-    bytes.fold(0, |number, byte| number << 8 | usize::from(*byte))
+    bytes.fold(0, |number, byte| (number << 8) | usize::from(*byte))
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
