@@ -10,7 +10,7 @@ mod tests;
 
 /// Whose an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AddressKind {
+pub(super) enum AddressKind {
     /// Anybody's, anywhere: the only kind that is connected to unasked.
     Public,
     Private,
@@ -37,7 +37,7 @@ use AddressKind::{
 };
 
 impl AddressKind {
-    pub fn of(address: IpAddr) -> Self {
+    pub(super) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::of_v4(address),
             IpAddr::V6(address) => match destination(address) {

@@ -33,13 +33,14 @@ impl FromStr for PrivateHost {
             return Ok(Self::Network(network.trunc()));
         }
         if let Ok(address) = bare.parse::<IpAddr>() {
-            return Ok(Self::Network(address.into()));
+            // As addresses are compared: an IPv4 address in IPv6 clothes is an IPv4 address.
+            return Ok(Self::Network(address.to_canonical().into()));
         }
         // As in a URL, so that both sides of a comparison went through the same rules.
         match Host::parse(bare) {
             Ok(Host::Domain(name)) => Ok(Self::Name(without_dot(&name).to_owned())),
             Ok(Host::Ipv4(address)) => Ok(Self::Network(IpAddr::V4(address).into())),
-            Ok(Host::Ipv6(address)) => Ok(Self::Network(IpAddr::V6(address).into())),
+            Ok(Host::Ipv6(address)) => Ok(Self::Network(IpAddr::V6(address).to_canonical().into())),
             Err(_) => Err(PrivateHostError {
                 found: text.to_owned(),
             }),
@@ -103,7 +104,8 @@ mod tests {
                 " 10.1.2.3",
                 "10.1.2.3/8",
                 "fd12::/48",
-                "[::1]"
+                "[::1]",
+                "::ffff:10.1.2.3"
             ]),
             [
                 PrivateHost::Name("pictures.internal".to_owned()),
@@ -111,6 +113,7 @@ mod tests {
                 PrivateHost::Network("10.0.0.0/8".parse().expect("a network")),
                 PrivateHost::Network("fd12::/48".parse().expect("a network")),
                 PrivateHost::Network("::1/128".parse().expect("a network")),
+                PrivateHost::Network("10.1.2.3/32".parse().expect("a network")),
             ]
         );
         for wrong in ["", "a b", "host:80", "http://host/", "10.0.0.0/33"] {

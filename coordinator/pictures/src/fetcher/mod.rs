@@ -24,15 +24,15 @@ use hyper::body::Incoming;
 use rustls::RootCertStore;
 use tokio::{sync::Semaphore, time::timeout};
 
-pub use address::AddressKind;
 pub use allow::{PrivateHost, PrivateHostError};
 pub use error::{FetchError, Wait};
-pub use resolver::{Resolver, SystemResolver};
 pub use settings::FetchSettings;
 
 pub(crate) use body::{BodyLimits, read};
 pub(crate) use connection::Client;
 pub(crate) use target::Target;
+
+use resolver::{Resolver, SystemResolver};
 
 use crate::header::{PictureFault, PictureFormat, PictureHeader, inspect};
 

@@ -12,14 +12,14 @@ use tokio::sync::Semaphore;
 /// Tells a name's addresses. It is asked once for each connection, and only what it said then is connected to: a name that leads
 /// elsewhere a moment later gains nothing.
 #[async_trait]
-pub trait Resolver: Send + Sync + 'static {
+pub(super) trait Resolver: Send + Sync + 'static {
     /// The addresses of a host, best first. Callers bound the time.
     async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
 /// Asks as other programs of this machine do: its hosts file, its name servers.
 #[derive(Debug)]
-pub struct SystemResolver {
+pub(super) struct SystemResolver {
     /// The system's resolver blocks a thread and cannot be told to stop.
     permits: Arc<Semaphore>,
 }

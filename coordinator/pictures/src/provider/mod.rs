@@ -82,7 +82,7 @@ impl HttpProvider {
         let answer = answer.map_err(|error| {
             let reason = in_general(&error);
             tracing::warn!(
-                endpoint = self.endpoint.as_str(),
+                endpoint = %self.endpoint.host(),
                 reason,
                 "the picture provider cannot be asked"
             );
@@ -90,7 +90,7 @@ impl HttpProvider {
         })?;
         Answer::read(&answer).map_err(|reason| {
             tracing::warn!(
-                endpoint = self.endpoint.as_str(),
+                endpoint = %self.endpoint.host(),
                 reason,
                 "the picture provider's answer makes no sense"
             );

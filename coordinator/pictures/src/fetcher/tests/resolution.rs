@@ -182,3 +182,16 @@ async fn the_systems_resolver_knows_this_machine() {
         "{found:?}"
     );
 }
+
+#[tokio::test]
+async fn a_fetcher_of_this_machine_stays_out_of_it() {
+    let server = Server::answering(answer("200 OK", &[], &png(4, 4))).await;
+    let fetcher = GuardedFetcher::new(FetchSettings::default());
+    for host in ["localhost", "127.0.0.1"] {
+        let url = format!("http://{host}:{}/", server.address.port());
+        let error = fetcher.get_picture(&url).await;
+        let host = host.to_owned();
+        assert_eq!(error, Err(FetchError::NoPublicAddress { host }));
+    }
+    assert_eq!(server.num_connections(), 0);
+}
