@@ -25,8 +25,9 @@ use inkstone_world::Skill;
 
 pub(crate) use admission::AdmissionArguments;
 pub(crate) use bench::{
-    BenchArguments, BenchCommand, BenchCoordinatorArguments, BenchEngineArguments,
-    BenchFairnessArguments, BenchProxyArguments, BenchRoutingArguments, BenchServeArguments,
+    BenchArguments, BenchCommand, BenchComposeArguments, BenchCoordinatorArguments,
+    BenchEngineArguments, BenchFairnessArguments, BenchProxyArguments, BenchRoutingArguments,
+    BenchServeArguments,
 };
 pub(crate) use chat::{ChatArguments, PriorityChoice};
 pub(crate) use cluster::{

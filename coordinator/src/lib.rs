@@ -20,7 +20,9 @@ mod telemetry;
 mod worker_client;
 
 pub use app::{Ready, serve};
-pub use config::{ComposeSettings, Config, ConfigError, Limits, PlacementSettings, Timeouts, Wanted};
+pub use config::{
+    ComposeSettings, Config, ConfigError, Limits, PlacementSettings, Timeouts, Wanted,
+};
 pub use placement::Policy;
 pub use routing::RoutingPolicy;
 

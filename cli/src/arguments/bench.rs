@@ -25,6 +25,8 @@ pub(crate) enum BenchCommand {
     Fairness(BenchFairnessArguments),
     /// How much of prompts that begin alike is found in the caches of several groups.
     Routing(BenchRoutingArguments),
+    /// How long an article with pictures takes, beside the same one in the order of work of the demo.
+    Compose(BenchComposeArguments),
     /// The proxy that `coordinator` is measured beside: forwards bytes on one thread.
     #[command(hide = true)]
     Proxy(BenchProxyArguments),
@@ -180,6 +182,42 @@ pub(crate) struct BenchRoutingArguments {
     pub(crate) answer_tokens: u32,
     /// The same seed asks the same questions.
     #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchComposeArguments {
+    /// The coordinator; not given: a cluster of processes is started for the time of the measurement.
+    #[arg(long, env = "INKSTONE_SERVER", value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    /// Folder of the checkpoint; not given: the small one that is built in.
+    #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// What to write.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "Write an article about the park from this outline:\n1. a large red circle\n2. a blue star\n3. a small green ring\n\
+                         4. a yellow square\n5. a purple cross\n6. a black triangle"
+    )]
+    pub(crate) instruction: String,
+    /// Pictures of the article, as far as it has paragraphs for them.
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=15))]
+    pub(crate) pictures: u32,
+    /// Pictures that each is chosen from.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=4))]
+    pub(crate) candidates: u32,
+    /// Most tokens of the article.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=8192))]
+    pub(crate) max_tokens: u32,
+    /// Articles in each way; the medians are told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// The same seed writes the same article.
+    #[arg(long, value_name = "S", default_value_t = 8909)]
     pub(crate) seed: u64,
     /// Print the figures as JSON.
     #[arg(long)]

@@ -55,6 +55,14 @@ impl PictureSourceArguments {
 }
 
 impl CompositionArguments {
+    /// The defaults, with pictures from there.
+    pub(crate) fn with_source(pictures: PictureSourceArguments) -> Self {
+        Self {
+            pictures,
+            ..Self::default()
+        }
+    }
+
     /// How long articles are kept, where that was said.
     pub(crate) fn article_ttl(&self) -> Option<Duration> {
         self.article_ttl.map(Duration::from_secs)

@@ -44,10 +44,7 @@ pub(crate) fn run(arguments: ComposeArguments, console: &Console) -> anyhow::Res
             "warning: --library and --picture-provider have no effect: the server looks where it was told to look",
         );
     }
-    let composition = CompositionArguments {
-        pictures: arguments.source.clone(),
-        ..CompositionArguments::default()
-    };
+    let composition = CompositionArguments::with_source(arguments.source.clone());
     with_cluster(
         &arguments.cluster,
         Some(composition),

@@ -145,7 +145,7 @@ mod tests {
                     ..Details::default()
                 },
             },
-            score: 3.14159,
+            score: 3.136,
         }
     }
 

@@ -79,7 +79,7 @@ fn caption(number: u32) -> String {
         ],
         7,
     );
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         format!("a {colour} {object} {place}, number {number}")
     } else {
         format!("一个{chinese_object}{chinese_place}，编号{number}")

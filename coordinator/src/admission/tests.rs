@@ -191,22 +191,24 @@ async fn what_goes_on_is_let_in_until_all_is_closed() {
     let admission = narrow(|_, _| {});
     let first = admission.admit(asked("a"), None).await.unwrap();
     let new = queue_up(&admission, "a").await;
-    let queue_up_more = async |num_before: usize| {
-        let (door, goes_on) = (admission.clone(), true);
-        let more = asked("a");
-        let waiting =
-            tokio::spawn(async move { door.admit(Asked { goes_on, ..more }, None).await });
-        eventually(|| num_queued(&admission) > num_before).await;
-        waiting
+    let more = || {
+        let door = admission.clone();
+        let more = Asked {
+            goes_on: true,
+            ..asked("a")
+        };
+        tokio::spawn(async move { door.admit(more, None).await })
     };
-    let going_on = queue_up_more(1).await;
+    let going_on = more();
+    eventually(|| num_queued(&admission) > 1).await;
     admission.close_to_new();
     let error = answer(new).await.unwrap_err();
     assert!(
         matches!(error, RequestError::ShuttingDown { .. }),
         "{error:?}"
     );
-    let later = queue_up_more(1).await;
+    let later = more();
+    eventually(|| num_queued(&admission) > 1).await;
     drop(first);
     drop(answer(going_on).await.unwrap());
     answer(later).await.unwrap();

@@ -1,11 +1,13 @@
 //! `inkstone bench`: a file per measurement; here is what they share. Every figure stands beside its peer or its limit, measured in
 //! the same run.
 
+mod compose;
 mod coordinator;
 mod engine;
 mod fairness;
 mod load;
 mod message_source;
+mod process_cluster;
 mod processes;
 mod proxy;
 mod questions;
@@ -24,6 +26,7 @@ pub(crate) fn run(command: BenchCommand, console: &Console) -> anyhow::Result<()
         BenchCommand::Engine(arguments) => engine::run(arguments, console),
         BenchCommand::Fairness(arguments) => fairness::run(arguments, console),
         BenchCommand::Routing(arguments) => routing::run(arguments, console),
+        BenchCommand::Compose(arguments) => compose::run(arguments, console),
         BenchCommand::Proxy(arguments) => proxy::run(arguments),
     }
 }

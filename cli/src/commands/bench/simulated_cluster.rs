@@ -1,16 +1,16 @@
-//! A cluster of processes whose groups compute nothing: coordinator, leaders and a vision worker, with tokens as fast and in such bursts as from
-//! accelerators.
+//! A cluster of processes whose groups compute nothing: tokens come as fast and in such bursts as from accelerators.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+};
 
-use futures::{FutureExt, future::select_all};
 use inkstone_model::synthesize::{Preset, SynthesizeOptions, synthesize};
 use tempfile::TempDir;
 
-use super::processes::Process;
+pub(crate) use super::process_cluster::Settings;
+use super::process_cluster::{Executor, ProcessCluster};
 use crate::telemetry::Console;
-
-const ANY_PORT: &str = "127.0.0.1:0";
 
 /// The checkpoint that the processes read.
 pub(crate) enum Model {
@@ -45,86 +45,23 @@ impl Model {
     }
 }
 
-/// What the processes are told beside what all are.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Settings {
-    /// Language groups.
-    pub(crate) groups: usize,
-    /// Flags of each of them.
-    pub(crate) worker: Vec<String>,
-    /// Flags of the coordinator.
-    pub(crate) coordinator: Vec<String>,
-}
-
-/// The processes of a cluster.
-pub(crate) struct SimulatedCluster {
-    pub(crate) coordinator: Process,
-    pub(crate) leaders: Vec<Process>,
-    /// Nobody asks about pictures, but no cluster is without one.
-    _vision: Process,
-    /// The coordinator's, `http://host:port`.
-    pub(crate) address: String,
-}
+/// The processes of such a cluster.
+pub(crate) struct SimulatedCluster(ProcessCluster);
 
 impl SimulatedCluster {
     /// Starts the processes and waits until requests are taken.
     pub(crate) async fn start(model: &Model, settings: &Settings) -> anyhow::Result<Self> {
-        let model = model.path().display().to_string();
-        let worker = |role: &str, more: &[String]| {
-            let first = [
-                "worker",
-                "--executor",
-                "simulated",
-                "--grpc",
-                ANY_PORT,
-                "--role",
-                role,
-                "--model",
-                &model,
-            ];
-            let mut all = first.map(str::to_owned).to_vec();
-            all.extend(more.iter().cloned());
-            all
-        };
-        let mut leaders = vec![];
-        for _ in 0..settings.groups {
-            let arguments = worker("language", &settings.worker);
-            leaders.push(Process::start("language worker", &arguments)?);
-        }
-        let mut vision = Process::start("vision worker", &worker("vision", &[]))?;
-        let mut addresses = vec![];
-        for leader in &mut leaders {
-            addresses.push(leader.address("listening").await?);
-        }
-        let addresses = addresses.join(",");
-        let pictures = vision.address("listening").await?;
-        let mut arguments = [
-            "coordinator",
-            "--grpc",
-            ANY_PORT,
-            "--language",
-            &addresses,
-            "--vision",
-            &pictures,
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        arguments.extend(settings.coordinator.iter().cloned());
-        let mut coordinator = Process::start("coordinator", &arguments)?;
-        let address = {
-            let workers = leaders.iter_mut().chain([&mut vision]);
-            let ended = select_all(workers.map(|worker| worker.ended().boxed()));
-            tokio::select! {
-                address = coordinator.address("coordinator ready") => address?,
-                (error, ..) = ended => return Err(error),
-            }
-        };
-        Ok(Self {
-            coordinator,
-            leaders,
-            _vision: vision,
-            address: format!("http://{address}"),
-        })
+        let dir = model.path();
+        let started = ProcessCluster::start(&dir, Executor::Simulated, settings);
+        Ok(Self(started.await?))
+    }
+}
+
+impl Deref for SimulatedCluster {
+    type Target = ProcessCluster;
+
+    fn deref(&self) -> &ProcessCluster {
+        &self.0
     }
 }
 

@@ -107,7 +107,7 @@ impl Teller {
     }
 
     /// What must be written before a line that cannot wait, if anything: the text goes on below it then.
-    pub(super) fn break_line(&mut self) -> Option<&'static str> {
+    pub(super) fn break_line(&self) -> Option<&'static str> {
         let breaks = self.is_line_open && self.shares_terminal;
         breaks.then_some("\n")
     }

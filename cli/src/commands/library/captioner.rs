@@ -77,7 +77,7 @@ fn caption_of(answer: &str) -> String {
         };
         is_end.then_some(end)
     };
-    let sentences = room.char_indices().filter_map(ends_sentence).last();
+    let sentences = room.char_indices().filter_map(ends_sentence).next_back();
     room[..sentences.unwrap_or(room.len())].trim().to_owned()
 }
 

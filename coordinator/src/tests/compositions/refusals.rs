@@ -44,6 +44,10 @@ async fn nonsense_is_refused_with_every_field_that_is_wrong() {
     check_error(&status, Code::NotFound, "MODEL_NOT_FOUND");
 }
 
+#[expect(
+    clippy::needless_update,
+    reason = "some of the messages have no other field"
+)]
 #[tokio::test]
 async fn what_nobody_knows_is_not_found() {
     let coordinator = Coordinator::over(&FakeCluster::new(1, 1)).await;

@@ -206,7 +206,7 @@ impl Step {
             "在以下两段中插入一段。",
         ];
         let is_edit = |words: &&str| text.contains(&format!("]user\n{words}"));
-        match edits.iter().any(|words| is_edit(&words)) {
+        match edits.iter().any(is_edit) {
             true => Self::Edit,
             false => Self::Article,
         }
