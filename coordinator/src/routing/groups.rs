@@ -18,9 +18,10 @@ const OWN_ROWS: f64 = 2.0;
 const DRIVES_OUT: f64 = 1.0;
 /// What a group is taken to compute each second while no group has said it. Only differences count then.
 const UNKNOWN_RATE: f64 = 1000.0;
-/// Costs this near to the least one are as good: reports are a quarter of a second old.
+/// Costs this near to the least one are as good, as reports are a quarter of a second old: a share of it, or a block. Not a time: in
+/// ten milliseconds a fast group computes hundreds of rows, and whoever holds the beginning of a prompt would get them all.
 const NEAR_SHARE: f64 = 0.1;
-const NEAR_SECONDS: f64 = 0.01;
+const NEAR_ROWS: f64 = 16.0;
 
 /// What is known of a group when a request is to go somewhere.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +65,7 @@ pub(crate) fn rank_groups(num_tokens: usize, groups: &[Outlook], draw: u64) -> V
     }
     costly.sort_by(|a, b| a.1.total_cmp(&b.1));
     let least = costly.first().map_or(0.0, |(_, cost)| *cost);
-    let near = least * (1.0 + NEAR_SHARE) + NEAR_SECONDS;
+    let near = least * (1.0 + NEAR_SHARE) + NEAR_ROWS / unknown;
     let num_near = costly.partition_point(|(_, cost)| *cost <= near);
     costly[..num_near]
         .sort_by_key(|&(index, _)| (Reverse(groups[index].cached_tokens), scatter(draw, index)));
@@ -159,6 +160,20 @@ mod tests {
             ..idle()
         };
         assert_eq!(first(1000, &[idle(), little, idle()]), [0, 400, 0]);
+    }
+
+    #[test]
+    fn a_busy_group_is_as_busy_on_a_fast_accelerator() {
+        let fast = |running, cached_tokens| Outlook {
+            rows_per_second: 40_000.0,
+            cached_tokens,
+            ..busy(LoadReport {
+                running,
+                ..LoadReport::default()
+            })
+        };
+        assert_eq!(first(200, &[fast(0, 0), fast(20, 100)]), [400, 0]);
+        assert_eq!(first(200, &[fast(0, 0), fast(2, 100)]), [0, 400]);
     }
 
     #[test]
