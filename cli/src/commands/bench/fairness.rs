@@ -13,14 +13,11 @@ use tokio::time::sleep;
 use super::{
     load::{self, Arrivals, Load, Progress, Record},
     questions::Questions,
+    run_and_print,
     samples::Summary,
     simulated_cluster::{Model, Settings, SimulatedCluster, flags},
 };
-use crate::{
-    arguments::BenchFairnessArguments,
-    commands::{client::write_out, run_until_stopped},
-    telemetry::Console,
-};
+use crate::{arguments::BenchFairnessArguments, telemetry::Console};
 
 /// How many times its quiet value the quiet tenant's time to the first token may be at most.
 const GOAL: f64 = 2.0;
@@ -33,17 +30,7 @@ const FILLING: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(arguments: BenchFairnessArguments, console: &Console) -> anyhow::Result<()> {
     let model = Model::of(arguments.model.as_deref(), console)?;
-    run_until_stopped(async |shutdown| {
-        let report = tokio::select! {
-            report = measure(&arguments, &model, console) => report?,
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        if arguments.json {
-            Ok(write_out(&(serde_json::to_string(&report)? + "\n"))?)
-        } else {
-            Ok(write_out(&report.to_string())?)
-        }
-    })
+    run_and_print(arguments.json, measure(&arguments, &model, console))
 }
 
 async fn measure(
