@@ -50,7 +50,7 @@ pub(super) struct Chunk {
 pub(super) const MAX_PUT_FIRST_IN_ROW: usize = 16;
 /// Rows of other prompts in a step that computes one of a request that was put in front: so few that they cost it little time, and enough
 /// that they go on.
-const ROWS_BESIDE_FIRST: usize = 64;
+const ROWS_BESIDE_FIRST: usize = 32;
 
 /// What becomes of a request that would start.
 enum Start {
@@ -223,8 +223,7 @@ impl Scheduler {
         self.promote();
         while let Some((rank, id)) = self.next_in_line() {
             let width = self.requests[&id].width();
-            let is_full =
-                step.running + width > self.limits.max_running || width > step.rows_left;
+            let is_full = step.running + width > self.limits.max_running || width > step.rows_left;
             if step.preempted || !step.has_row_for(rank) || is_full {
                 return;
             }

@@ -627,8 +627,8 @@ fn a_step_is_kept_short_for_who_is_first_in_line() {
          step
          step",
         "step 1: start 1 of 1; 1 0..300
-         step 2: start 3 of 3; 3 0..100 draw; 1 300..364
-         step 3: start 2 of 2; 3 +5 100..101 draw; 1 364..400 draw; 2 0..200 draw | 3.0 Length | 1.0 Length | 2.0 Length",
+         step 2: start 3 of 3; 3 0..100 draw; 1 300..332
+         step 3: start 2 of 2; 3 +5 100..101 draw; 1 332..400 draw; 2 0..200 draw | 3.0 Length | 1.0 Length | 2.0 Length",
     );
 }
 
