@@ -24,7 +24,7 @@ pub(crate) struct LoadReport {
     pub(crate) steps: u64,
     /// How long the step that runs has taken by now; nothing when none runs.
     pub(crate) step: Duration,
-    /// Rows computed each second while steps ran, lately; 0: not known yet.
+    /// Rows of prompts computed each second, however busy the group is; 0: not known yet.
     pub(crate) rows_per_second: f32,
     /// Prompt positions asked for since the group began.
     pub(crate) prompt_tokens: u64,

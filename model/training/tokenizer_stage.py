@@ -64,6 +64,7 @@ def train(pool: Pool, path: Path, vocab_size: int, seed: int, count: int = 12000
         piece.piece, piece.score, piece.type = f"[UNUSED_TOKEN_{number}]", 0.0, proto.ModelProto.SentencePiece.USER_DEFINED
     model.trainer_spec.vocab_size = len(model.pieces)
     model.trainer_spec.ClearField("pretokenization_delimiter")
+    model.trainer_spec.ClearField("model_prefix")  # a folder of whoever trained it
     path.write_bytes(model.SerializeToString())
     for tail in (".model", ".vocab"):
         Path(f"{prefix}{tail}").unlink()

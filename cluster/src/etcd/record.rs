@@ -30,8 +30,9 @@ pub(super) struct Record {
     pub(super) value: Vec<u8>,
     pub(super) incarnation: String,
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
-    /// It was written once: from then on, a process of the same name that is there is the newer one.
-    was_written: bool,
+    /// The registry's revision before the first attempt to write it: another process's record of this name that was written later is
+    /// of a newer process. An attempt whose answer was lost may have been the one that wrote ours, so what we were told does not tell.
+    since: Option<i64>,
     complaints: Complaints,
 }
 
@@ -57,7 +58,7 @@ impl Record {
             value,
             incarnation,
             snapshot,
-            was_written: false,
+            since: None,
             complaints: Complaints::default(),
         }
     }
@@ -68,7 +69,6 @@ impl Record {
         loop {
             match self.attempt(tenure, with()).await {
                 Ok(Attempt::Written(revision)) => {
-                    self.was_written = true;
                     self.complaints.reset();
                     return revision;
                 }
@@ -104,41 +104,33 @@ impl Record {
         sleep(MISSING_PAUSE).await;
     }
 
-    async fn attempt(&self, tenure: &Tenure, with: Vec<TxnOp>) -> Result<Attempt, Failure> {
+    async fn attempt(&mut self, tenure: &Tenure, with: Vec<TxnOp>) -> Result<Attempt, Failure> {
+        let get = TxnOp::get(self.text_key.clone(), None);
+        let before = transact(tenure, Txn::new().and_then([get])).await?;
+        let since = *self.since.get_or_insert(before.revision);
+        let is_unchanged = match before.found {
+            None => Compare::create_revision(self.text_key.clone(), CompareOp::Equal, 0),
+            Some(found) if found.modified > since && !self.is_own(&found) => {
+                return Ok(Attempt::Taken);
+            }
+            // Our own, under a lease that is lost or about to be, or that of an older process, which is replaced.
+            Some(found) => {
+                Compare::mod_revision(self.text_key.clone(), CompareOp::Equal, found.modified)
+            }
+        };
         let lease = PutOptions::new().with_lease(tenure.lease);
         let put = TxnOp::put(self.text_key.clone(), self.value.clone(), Some(lease));
-        let mut ops = vec![put];
-        ops.extend(with);
-        if !self.was_written {
-            // The first time, whoever has the name is replaced.
-            let txn = Txn::new().and_then(ops);
-            return Ok(Attempt::Written(transact(tenure, txn).await?.revision));
+        let ops: Vec<_> = std::iter::once(put).chain(with).collect();
+        let written = transact(tenure, Txn::new().when([is_unchanged]).and_then(ops)).await?;
+        if written.succeeded {
+            Ok(Attempt::Written(written.revision))
+        } else {
+            Err(Failure::new("the record was changed meanwhile"))
         }
-        let get = TxnOp::get(self.text_key.clone(), None);
-        let is_absent = Compare::create_revision(self.text_key.clone(), CompareOp::Equal, 0);
-        let txn = Txn::new()
-            .when([is_absent])
-            .and_then(ops.clone())
-            .or_else([get]);
-        let answer = transact(tenure, txn).await?;
-        let Some(found) = answer.found else {
-            return Ok(Attempt::Written(answer.revision));
-        };
-        if incarnation(&found.value).as_deref() != Some(&self.incarnation) {
-            return Ok(Attempt::Taken);
-        }
-        // Our own, under a lease that is lost or about to be.
-        let is_same =
-            Compare::mod_revision(self.text_key.clone(), CompareOp::Equal, found.modified);
-        let txn = Txn::new().when([is_same]).and_then(ops);
-        match transact(tenure, txn).await? {
-            Answer {
-                succeeded: true,
-                revision,
-                ..
-            } => Ok(Attempt::Written(revision)),
-            _ => Err(Failure::new("the record was changed meanwhile")),
-        }
+    }
+
+    fn is_own(&self, found: &Found) -> bool {
+        incarnation(&found.value).as_deref() == Some(&self.incarnation)
     }
 }
 

@@ -100,8 +100,6 @@ async fn an_older_process_that_comes_back_leaves_the_name_to_the_newer() {
     let (old, new) = (registry(&wire.url), steady(&etcd.url).await);
     let _old = old.announce(worker("a", "1"));
     shows(&new, "the old one", |state| has_node(state, "a")).await;
-    // It must have heard that it was written: who has not, begins anew.
-    sleep(LEASE / 2).await;
     wire.set(crate::fixture::Line::Frozen);
     shows(&new, "nothing", |state| !has_node(state, "a")).await;
     let replacement = new.announce(worker("a", "2"));

@@ -332,6 +332,17 @@ impl Place {
         self.admission.lock().queue.rendered(self.ticket, prompt);
     }
 
+    /// A group was chosen for it, which has so many positions of its prompt to compute. Whether it goes in front of those that wait
+    /// there.
+    pub(crate) fn routed(&self, rows: u64) -> bool {
+        let mut state = self.admission.lock();
+        state.queue.routed(self.ticket, rows);
+        if !state.waiting.is_empty() {
+            self.admission.pump(&mut state);
+        }
+        state.queue.goes_first(self.ticket)
+    }
+
     /// So many tokens of its answers were drawn for the first time.
     pub(crate) fn drawn(&self, tokens: usize) {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);

@@ -86,6 +86,8 @@ pub(crate) struct AdmissionQueue {
     sequences: u64,
     /// Prompt positions of requests that run and have said nothing yet.
     pending_tokens: u64,
+    /// Those of them that are to be computed, as far as is known what groups have in their caches.
+    pending_rows: u64,
     throughput: Throughput,
     next_ticket: u64,
 }
@@ -99,6 +101,10 @@ struct Running {
     prompt: PromptCost,
     sequences: u64,
     is_pending: bool,
+    /// While it is pending: positions of its prompt that are to be computed.
+    rows: u64,
+    /// Nothing of its tenant ran when it went, but others did: it waits for no prompt of theirs.
+    goes_first: bool,
     /// All its tokens are drawn: it takes no place in a group any more, though they may not be read yet.
     is_drawn: bool,
     output_tokens: u64,
@@ -112,6 +118,7 @@ impl AdmissionQueue {
             running: HashMap::new(),
             sequences: 0,
             pending_tokens: 0,
+            pending_rows: 0,
             throughput: Throughput::default(),
             next_ticket: 0,
         }
@@ -166,6 +173,7 @@ impl AdmissionQueue {
         if let Some(gone) = self.running.remove(&ticket) {
             if gone.is_pending {
                 self.pending_tokens -= gone.prompt.tokens();
+                self.pending_rows -= gone.rows;
             } else {
                 self.throughput.answered(gone.output_tokens);
             }
@@ -195,10 +203,28 @@ impl AdmissionQueue {
         if running.is_pending {
             self.pending_tokens -= guess.tokens();
             self.pending_tokens += prompt.tokens();
+            self.pending_rows -= std::mem::replace(&mut running.rows, prompt.tokens());
+            self.pending_rows += running.rows;
         }
         let units = i128::from(prompt.units()) - i128::from(guess.units());
         let units = i64::try_from(units).unwrap_or(0);
         self.queue.charge(&running.tenant, running.priority, units);
+    }
+
+    /// A group was chosen for a request that runs, which has so many positions of its prompt to compute.
+    pub(crate) fn routed(&mut self, ticket: Ticket, rows: u64) {
+        if let Some(running) = self.running.get_mut(&ticket)
+            && running.is_pending
+        {
+            self.pending_rows -= std::mem::replace(&mut running.rows, rows);
+            self.pending_rows += rows;
+        }
+    }
+
+    /// Whether a request that runs is to stand in front in its group's own queue: tenants take turns there too.
+    pub(crate) fn goes_first(&self, ticket: Ticket) -> bool {
+        let running = self.running.get(&ticket);
+        running.is_some_and(|running| running.goes_first)
     }
 
     /// A request got so many more tokens of its answers.
@@ -211,6 +237,7 @@ impl AdmissionQueue {
         if std::mem::take(&mut running.is_pending) {
             let prompt = running.prompt.tokens();
             self.pending_tokens -= prompt;
+            self.pending_rows -= std::mem::take(&mut running.rows);
             served = served.saturating_add(prompt);
         }
         self.throughput.served(served, now);
@@ -293,9 +320,9 @@ impl AdmissionQueue {
             taken <= tokens.total * percent / 100
         });
         let is_near = newcomer
-            || room.ahead_tokens.is_none_or(|ahead| {
-                self.pending_tokens == 0 || self.pending_tokens + prompt <= ahead
-            });
+            || room
+                .ahead_tokens
+                .is_none_or(|ahead| self.pending_rows == 0 || self.pending_rows + prompt <= ahead);
         has_place && has_sequences && has_tokens && is_near
     }
 
@@ -308,11 +335,16 @@ impl AdmissionQueue {
             prompt: cost.prompt,
             sequences: cost.sequences.into(),
             is_pending: true,
+            rows: cost.prompt.tokens(),
+            goes_first: next.is_newcomer
+                && next.priority == Priority::Interactive
+                && !self.running.is_empty(),
             is_drawn: false,
             output_tokens: 0,
         };
         self.sequences += running.sequences;
         self.pending_tokens += cost.prompt.tokens();
+        self.pending_rows += cost.prompt.tokens();
         self.running.insert(next.queued.ticket, running);
     }
 

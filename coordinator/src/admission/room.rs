@@ -10,11 +10,10 @@ const BLOCK_TOKENS: u64 = 16;
 const STALE: Duration = Duration::from_secs(5);
 /// Prompt positions that a group is given ahead at least: about one step of a busy group, so that it never waits for work.
 const LEAST_AHEAD: u64 = 1024;
-/// How much unstarted work a group is given ahead, in time at the rate it was seen to reach. A seventh of a second covers rendering and the
+/// How much unstarted work a group is given ahead, in time at its rate. A seventh of a second covers rendering and the
 /// way there; what waits longer waits here, where tenants take turns.
 const AHEAD_SECONDS: f64 = 0.15;
-/// After this long, half of a rate that was seen is forgotten: a group that only answers computes few rows a second, though it could
-/// many.
+/// After this long, half of a rate that was seen is forgotten: a group that is new has not said its rate yet.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(60);
 
 /// What the groups together have. What is not known does not limit.

@@ -130,6 +130,12 @@ impl Group {
         };
         // Before the answer, so that requests that come meanwhile know of this one.
         let sent = self.client.pulse().sent(num_new as u64, hashes);
+        let place = generation.place.upgrade();
+        let goes_first = place.is_some_and(|place| place.routed(num_new as u64));
+        let generation = &Generation {
+            first_in_line: generation.first_in_line || goes_first,
+            ..generation.clone()
+        };
         let answer = match self.generate_in(epoch, generation).await {
             Err(WorkerError::EpochMismatch(_)) => {
                 self.forget(epoch).await;

@@ -18,16 +18,20 @@ const OWN_ROWS: f64 = 2.0;
 const DRIVES_OUT: f64 = 1.0;
 /// What a group is taken to compute each second while no group has said it. Only differences count then.
 const UNKNOWN_RATE: f64 = 1000.0;
-/// Costs this near to the least one are as good: reports are a quarter of a second old.
+/// A group counts as slow below this share of the best rate: rates are estimates, and with a preference for whoever looks a little
+/// faster all prompts that are new would go to one group.
+const SLOW_SHARE: f64 = 0.6;
+/// Costs this near to the least one are as good, as reports are a quarter of a second old: a share of it, or a block. Not a time: in
+/// ten milliseconds a fast group computes hundreds of rows, and whoever holds the beginning of a prompt would get them all.
 const NEAR_SHARE: f64 = 0.1;
-const NEAR_SECONDS: f64 = 0.01;
+const NEAR_ROWS: f64 = 16.0;
 
 /// What is known of a group when a request is to go somewhere.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outlook {
     /// What it last said of its load, and how long ago.
     pub(crate) report: Option<(LoadReport, Duration)>,
-    /// Rows that it computes each second at its best; 0: not known.
+    /// Rows of prompts that it computes each second; 0: not known.
     pub(crate) rows_per_second: f32,
     /// Requests of this coordinator that it runs.
     pub(crate) num_running: usize,
@@ -46,11 +50,9 @@ pub(crate) struct Outlook {
 /// one least busy. `draw` is a random number: of equals each comes first equally often.
 pub(crate) fn rank_groups(num_tokens: usize, groups: &[Outlook], draw: u64) -> Vec<usize> {
     let best_rate = groups.iter().map(|group| group.rows_per_second);
-    let best_rate = f64::from(best_rate.fold(0.0, f32::max));
-    let unknown = if best_rate > 0.0 {
-        best_rate
-    } else {
-        UNKNOWN_RATE
+    let best_rate = match f64::from(best_rate.fold(0.0, f32::max)) {
+        known if known > 0.0 => known,
+        _ => UNKNOWN_RATE,
     };
     let mut costly = vec![];
     let mut stale = vec![];
@@ -58,13 +60,13 @@ pub(crate) fn rank_groups(num_tokens: usize, groups: &[Outlook], draw: u64) -> V
     for (index, group) in groups.iter().enumerate() {
         match group.fresh() {
             _ if group.is_avoided => avoided.push(index),
-            Some(report) => costly.push((index, group.cost(report, num_tokens, unknown))),
+            Some(report) => costly.push((index, group.cost(report, num_tokens, best_rate))),
             None => stale.push(index),
         }
     }
     costly.sort_by(|a, b| a.1.total_cmp(&b.1));
     let least = costly.first().map_or(0.0, |(_, cost)| *cost);
-    let near = least * (1.0 + NEAR_SHARE) + NEAR_SECONDS;
+    let near = least * (1.0 + NEAR_SHARE) + NEAR_ROWS / best_rate;
     let num_near = costly.partition_point(|(_, cost)| *cost <= near);
     costly[..num_near]
         .sort_by_key(|&(index, _)| (Reverse(groups[index].cached_tokens), scatter(draw, index)));
@@ -87,14 +89,13 @@ impl Outlook {
     }
 
     /// Seconds until the prompt is computed, with what it costs others, and what company costs afterwards.
-    fn cost(&self, report: &LoadReport, num_tokens: usize, unknown_rate: f64) -> f64 {
+    fn cost(&self, report: &LoadReport, num_tokens: usize, best_rate: f64) -> f64 {
         let own_rows = num_tokens.saturating_sub(self.cached_tokens) as f64;
         let queued_rows = (report.prefill_tokens + self.unreported_rows) as f64;
         let company = report.running + report.waiting + self.unreported_requests;
-        let rate = match self.rows_per_second {
-            known if known > 0.0 => f64::from(known),
-            _ => unknown_rate,
-        };
+        let known = f64::from(self.rows_per_second);
+        let is_slow = known > 0.0 && known < SLOW_SHARE * best_rate;
+        let rate = if is_slow { known } else { best_rate };
         ((OWN_ROWS + DRIVES_OUT * fullness(report)) * own_rows
             + queued_rows
             + f64::from(company) * ROWS_OF_SEQUENCE)
@@ -159,6 +160,20 @@ mod tests {
             ..idle()
         };
         assert_eq!(first(1000, &[idle(), little, idle()]), [0, 400, 0]);
+    }
+
+    #[test]
+    fn a_busy_group_is_as_busy_on_a_fast_accelerator() {
+        let fast = |running, cached_tokens| Outlook {
+            rows_per_second: 40_000.0,
+            cached_tokens,
+            ..busy(LoadReport {
+                running,
+                ..LoadReport::default()
+            })
+        };
+        assert_eq!(first(200, &[fast(0, 0), fast(20, 100)]), [400, 0]);
+        assert_eq!(first(200, &[fast(0, 0), fast(2, 100)]), [0, 400]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod groups;
 mod policy;
 mod prefix_index;
+#[cfg(test)]
+mod simulation;
 mod vision;
 
 pub(crate) use groups::{Outlook, rank_groups};

@@ -19,9 +19,6 @@ use crate::{
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 /// Requests that no report counts yet, at most: more are sent in a quarter of a second only when the group refuses them.
 const MAX_UNREPORTED: usize = 1024;
-/// How the memory of a group's best rate fades with each report: by half in three minutes, so that a group which only decodes for a
-/// while is not taken for slow, and one that became slow is in the end.
-const RATE_MEMORY: f32 = 0.999;
 
 /// What is known of a group.
 #[derive(Default)]
@@ -30,8 +27,8 @@ pub(crate) struct Pulse(Mutex<State>);
 #[derive(Default)]
 struct State {
     report: Option<(LoadReport, Instant)>,
-    /// Rows computed each second at its best; rows of a prompt are quicker than decodes.
-    best_rate: f32,
+    /// Rows of prompts that it computes each second, as it said last; 0: not known.
+    rows_per_second: f32,
     blocks: PrefixIndex,
     /// When each was sent, and how many positions it has to compute; in the order in which they were sent.
     unreported: BTreeMap<u64, (Instant, u64)>,
@@ -84,7 +81,9 @@ impl Pulse {
 
 impl State {
     fn load(&mut self, report: LoadReport, now: Instant) {
-        self.best_rate = (self.best_rate * RATE_MEMORY).max(report.rows_per_second);
+        if report.rows_per_second > 0.0 {
+            self.rows_per_second = report.rows_per_second;
+        }
         self.report = Some((report, now));
         let is_counted = |sent: &Instant| now.saturating_duration_since(*sent) > ON_ITS_WAY;
         self.unreported.retain(|_, (sent, _)| !is_counted(sent));
@@ -118,7 +117,7 @@ impl State {
         let report = self.report;
         Outlook {
             report: report.map(|(report, when)| (report, now.saturating_duration_since(when))),
-            rows_per_second: self.best_rate,
+            rows_per_second: self.rows_per_second,
             num_running,
             unreported_requests: self.unreported.len() as u32,
             unreported_rows: self.unreported.values().map(|(_, rows)| rows).sum(),
@@ -217,14 +216,11 @@ mod tests {
             (1, 30)
         );
         assert_eq!(outlook.num_running, 3);
-        state.load(at_rate(20.0), after(350));
+        state.load(at_rate(0.0), after(350));
         let outlook = state.outlook(None, 3, after(400));
         assert_eq!(outlook.unreported_requests, 0);
         assert_eq!(outlook.report.unwrap().1, Duration::from_millis(50));
-        assert!(
-            outlook.rows_per_second > 800.0,
-            "decodes do not make it slow"
-        );
+        assert_eq!(outlook.rows_per_second, 900.0, "not known is not slow");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The leader's loop. One thread owns the scheduler and the executor; everything else talks to it through
 //! [`LeaderHandle`]. While a step runs on the executor's threads the loop takes commands and prepares the next step, so that
-//! between two steps there is only what depends on tokens: apply, seal, start. What the step drew is told after that,
-//! while the next one runs already.
+//! between two steps there is only what depends on tokens, and who came at the last moment: apply, join, seal, start. What the step drew
+//! is told after that, while the next one runs already.
 
 mod cache_feed;
 mod clients;
@@ -9,6 +9,7 @@ mod connection;
 mod fetch;
 mod measure;
 mod pulse;
+mod row_rate;
 mod translate;
 
 use std::{
@@ -46,6 +47,9 @@ use crate::executor::{EncodedPicture, Executor, ExecutorError};
 
 /// Commands that may wait for the loop, and the most it takes between two steps: the ranks' queues have room for these.
 const COMMAND_QUEUE: usize = 256;
+/// How long commands are taken that came while a step ran, before the next one starts, and how many: the ranks wait meanwhile.
+const LATE: Duration = Duration::from_micros(200);
+const MAX_LATE: usize = 64;
 
 /// Whether the group works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,10 +254,10 @@ impl Loop {
         Ok(())
     }
 
-    /// Prepares the next step, waits for the one that runs, starts the next, and then tells what the one before drew. `true`: nothing
-    /// ran and nothing can, before a command comes.
+    /// Prepares the next step, waits for the one that runs, starts the next with who came meanwhile, and then tells what the one before
+    /// drew. `true`: nothing ran and nothing can, before a command comes.
     fn turn(&mut self) -> Result<bool, Breakage> {
-        let prepared = self.scheduler.prepare();
+        let mut prepared = self.scheduler.prepare();
         let mut events = self.scheduler.take_events();
         let had_step = self.in_flight.is_some();
         if let Some(InFlight { plan, since }) = self.in_flight.take() {
@@ -262,6 +266,9 @@ impl Loop {
             self.pulse.step_is_done(self.measure.rows_per_second());
             let drawn = self.scheduler.apply(&plan, &output);
             events.extend(drawn.map_err(|error| Breakage::by([0], error.to_string()))?);
+            self.take_late_commands()?;
+            self.scheduler.join(&mut prepared);
+            events.extend(self.scheduler.take_events());
         }
         if let Some(plan) = self.scheduler.seal(prepared) {
             self.start(plan)?;
@@ -314,6 +321,20 @@ impl Loop {
             }
         }
         Ok(!self.is_stopping)
+    }
+
+    /// Takes what came while a step ran, so that it need not wait for another one.
+    fn take_late_commands(&mut self) -> Result<(), Breakage> {
+        let since = Instant::now();
+        for _ in 0..MAX_LATE {
+            match self.commands.try_recv() {
+                Ok(command) if since.elapsed() < LATE => self.take(command)?,
+                // The last one is taken all the same: it cannot be put back.
+                Ok(command) => return self.take(command),
+                Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self, command: Command) -> Result<(), Breakage> {

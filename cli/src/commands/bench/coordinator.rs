@@ -20,13 +20,10 @@ use super::{
     processes::{Process, check_open_files},
     questions::Questions,
     report::{GoodLimits, LoadReport},
+    run_and_print,
     simulated_cluster::{Model, Settings, SimulatedCluster, flags},
 };
-use crate::{
-    arguments::BenchCoordinatorArguments,
-    commands::{client::write_out, run_until_stopped},
-    telemetry::Console,
-};
+use crate::{arguments::BenchCoordinatorArguments, telemetry::Console};
 
 /// What the ratio should be at most.
 const GOAL: f64 = 1.3;
@@ -46,18 +43,10 @@ pub(crate) fn run(arguments: BenchCoordinatorArguments, console: &Console) -> an
     // The proxy has two for each client, and so has this process beside it.
     check_open_files(2 * u64::from(connections) + OTHER_FILES)?;
     let model = Model::of(arguments.model.model.as_deref(), console)?;
-    run_until_stopped(async |shutdown| {
-        let measured = measure(&arguments, &model, connections, console);
-        let report = tokio::select! {
-            report = measured => report?,
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        if arguments.json {
-            Ok(write_out(&(serde_json::to_string(&report)? + "\n"))?)
-        } else {
-            Ok(write_out(&report.to_string())?)
-        }
-    })
+    run_and_print(
+        arguments.json,
+        measure(&arguments, &model, connections, console),
+    )
 }
 
 async fn measure(

@@ -13,37 +13,27 @@ use tokio::time::sleep;
 use super::{
     load::{self, Arrivals, Load, Progress, Record},
     questions::Questions,
+    run_and_print,
     samples::Summary,
     simulated_cluster::{Model, Settings, SimulatedCluster, flags},
 };
-use crate::{
-    arguments::BenchFairnessArguments,
-    commands::{client::write_out, run_until_stopped},
-    telemetry::Console,
-};
+use crate::{arguments::BenchFairnessArguments, telemetry::Console};
 
 /// How many times its quiet value the quiet tenant's time to the first token may be at most.
 const GOAL: f64 = 2.0;
 /// Questions of the quiet tenant that go first and are not measured.
 const WARM_UP: u64 = 3;
-/// Rows of a step beside one for each sequence: for prompts.
-const PREFILL_ROWS: u32 = 1024;
+/// Rows of a step beside one for each sequence: for prompts. As many as an H100 computes while it reads its weights for the answers anyway: so
+/// a prompt makes no step longer for those who wait for it to end.
+const PREFILL_ROWS: u32 = 128;
+/// The harder row: steps that are made for throughput alone, and take seven times as long when prompts fill them.
+const LONG_STEP_ROWS: u32 = 1024;
 /// How long the loud tenant fills the cluster before the quiet one asks: some lives of its requests.
 const FILLING: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(arguments: BenchFairnessArguments, console: &Console) -> anyhow::Result<()> {
     let model = Model::of(arguments.model.model.as_deref(), console)?;
-    run_until_stopped(async |shutdown| {
-        let report = tokio::select! {
-            report = measure(&arguments, &model, console) => report?,
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        if arguments.json {
-            Ok(write_out(&(serde_json::to_string(&report)? + "\n"))?)
-        } else {
-            Ok(write_out(&report.to_string())?)
-        }
-    })
+    run_and_print(arguments.json, measure(&arguments, &model, console))
 }
 
 async fn measure(
@@ -51,9 +41,10 @@ async fn measure(
     model: &Model,
     console: &Console,
 ) -> anyhow::Result<Report> {
-    let fair = measure_policy(arguments, model, &[], console).await?;
+    let fair = measure_policy(arguments, model, PREFILL_ROWS, &[], console).await?;
+    let long_steps = measure_policy(arguments, model, LONG_STEP_ROWS, &[], console).await?;
     let flag = ["--first-come-first-served".to_owned()];
-    let first_come = measure_policy(arguments, model, &flag, console).await?;
+    let first_come = measure_policy(arguments, model, PREFILL_ROWS, &flag, console).await?;
     let quiet = fair.quiet;
     let ratio = |loaded: &Loaded| loaded.time_to_first_token_ms.p50 / quiet.p50;
     Ok(Report {
@@ -63,9 +54,11 @@ async fn measure(
         answer_tokens: arguments.answer_tokens,
         fair_ratio: ratio(&fair.loaded),
         fair_p90_ratio: fair.loaded.time_to_first_token_ms.p90 / quiet.p90,
+        long_steps_ratio: ratio(&long_steps.loaded),
         first_come_ratio: ratio(&first_come.loaded),
         quiet,
         fair: fair.loaded,
+        long_steps: long_steps.loaded,
         first_come: first_come.loaded,
     })
 }
@@ -79,6 +72,7 @@ struct Measured {
 async fn measure_policy(
     arguments: &BenchFairnessArguments,
     model: &Model,
+    prefill_rows: u32,
     coordinator: &[String],
     console: &Console,
 ) -> anyhow::Result<Measured> {
@@ -89,7 +83,7 @@ async fn measure_policy(
             ("--max-running", running.clone()),
             (
                 "--max-step-tokens",
-                (arguments.running + PREFILL_ROWS).to_string(),
+                (arguments.running + prefill_rows).to_string(),
             ),
             ("--max-waiting", arguments.load_factor.max(64).to_string()),
         ]),
@@ -201,9 +195,12 @@ struct Report {
     /// When nobody else asks.
     quiet: Summary,
     fair: Loaded,
+    /// With steps of many rows for prompts.
+    long_steps: Loaded,
     first_come: Loaded,
     /// Medians over the quiet one.
     fair_ratio: f64,
+    long_steps_ratio: f64,
     first_come_ratio: f64,
     fair_p90_ratio: f64,
 }
@@ -213,7 +210,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "one tenant asks one question at a time, another keeps {} open; {} run at once on a simulated H100; {} prompt and {} \
-             answer tokens",
+             answer tokens; steps have {PREFILL_ROWS} rows for prompts, long ones {LONG_STEP_ROWS}",
             self.load_factor, self.running, self.prompt_tokens, self.answer_tokens
         )?;
         writeln!(
@@ -227,6 +224,11 @@ impl fmt::Display for Report {
                 "tenants take turns",
                 &self.fair.time_to_first_token_ms,
                 Some(&self.fair),
+            ),
+            (
+                "turns, long steps",
+                &self.long_steps.time_to_first_token_ms,
+                Some(&self.long_steps),
             ),
             (
                 "first come, first served",

@@ -17,6 +17,11 @@ mod samples;
 mod serve;
 mod simulated_cluster;
 
+use std::fmt::Display;
+
+use serde::Serialize;
+
+use super::{client::write_out, run_until_stopped};
 use crate::{arguments::BenchCommand, telemetry::Console};
 
 pub(crate) fn run(command: BenchCommand, console: &Console) -> anyhow::Result<()> {
@@ -29,4 +34,27 @@ pub(crate) fn run(command: BenchCommand, console: &Console) -> anyhow::Result<()
         BenchCommand::Compose(arguments) => compose::run(arguments, console),
         BenchCommand::Proxy(arguments) => proxy::run(arguments),
     }
+}
+
+/// Measures until it is done, or the process is told to stop, and prints what came of it.
+fn run_and_print<R: Serialize + Display>(
+    json: bool,
+    measured: impl Future<Output = anyhow::Result<R>>,
+) -> anyhow::Result<()> {
+    run_until_stopped(async |shutdown| {
+        let report = tokio::select! {
+            report = measured => report?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        print(json, &report)
+    })
+}
+
+fn print(json: bool, report: &(impl Serialize + Display)) -> anyhow::Result<()> {
+    let text = if json {
+        serde_json::to_string(report)? + "\n"
+    } else {
+        report.to_string()
+    };
+    Ok(write_out(&text)?)
 }

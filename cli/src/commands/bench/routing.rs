@@ -11,14 +11,11 @@ use serde::Serialize;
 use super::{
     load::{self, Arrivals, Load, Progress, Record},
     questions::{Beginnings, Questions},
+    run_and_print,
     samples::Summary,
     simulated_cluster::{Model, Settings, SimulatedCluster, flags},
 };
-use crate::{
-    arguments::BenchRoutingArguments,
-    commands::{client::write_out, run_until_stopped},
-    telemetry::Console,
-};
+use crate::{arguments::BenchRoutingArguments, telemetry::Console};
 
 /// By how many points the hit rate may be below the best possible.
 const GOAL_POINTS: f64 = 5.0;
@@ -31,17 +28,7 @@ const WAYS: [(&str, &str); 3] = [
 
 pub(crate) fn run(arguments: BenchRoutingArguments, console: &Console) -> anyhow::Result<()> {
     let model = Model::of(arguments.model.model.as_deref(), console)?;
-    run_until_stopped(async |shutdown| {
-        let report = tokio::select! {
-            report = measure(&arguments, &model, console) => report?,
-            () = shutdown.cancelled() => return Ok(()),
-        };
-        if arguments.json {
-            Ok(write_out(&(serde_json::to_string(&report)? + "\n"))?)
-        } else {
-            Ok(write_out(&report.to_string())?)
-        }
-    })
+    run_and_print(arguments.json, measure(&arguments, &model, console))
 }
 
 async fn measure(

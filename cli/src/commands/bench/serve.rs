@@ -7,14 +7,11 @@ use bytes::Bytes;
 
 use super::{
     load::{self, Arrivals, Load, Progress},
+    print,
     questions::Questions,
     report::{GoodLimits, LoadReport},
 };
-use crate::{
-    arguments::BenchServeArguments,
-    commands::client::{with_address, write_out},
-    telemetry::Console,
-};
+use crate::{arguments::BenchServeArguments, commands::client::with_address, telemetry::Console};
 
 /// Requests side by side that share a connection unless told otherwise.
 const REQUESTS_A_CONNECTION: u32 = 64;
@@ -30,11 +27,7 @@ pub(crate) fn run(arguments: BenchServeArguments, console: &Console) -> anyhow::
             later_token_ms: arguments.token_limit,
         };
         let report = LoadReport::of(&records, limits);
-        if arguments.json {
-            write_out(&(serde_json::to_string(&report)? + "\n"))?;
-        } else {
-            write_out(&report.to_string())?;
-        }
+        print(arguments.json, &report)?;
         ensure!(
             report.failed < report.requests,
             "all {} requests failed",

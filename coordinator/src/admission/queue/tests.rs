@@ -201,6 +201,54 @@ fn groups_are_given_little_ahead_but_tenants_without_a_place_are_not_held_up() {
 }
 
 #[test]
+fn what_a_group_has_in_its_cache_is_not_ahead_of_others() {
+    let mut queue = AdmissionQueue::new(BOUNDS);
+    let room = Room {
+        ahead_tokens: Some(1500),
+        ..NOWHERE
+    };
+    let (first, _) = queue.enter(asked("a", 1000), &room, secs(0));
+    let (second, verdicts) = queue.enter(asked("a", 1000), &room, secs(0));
+    assert_eq!(verdicts, []);
+    queue.rendered(first, prompt(1100));
+    queue.routed(first, 60);
+    assert_eq!(queue.pump(&room), [Verdict::Go(second)]);
+    assert_eq!(queue.pending_rows, 1060);
+    for ticket in [first, second] {
+        queue.drawn(ticket, 1, secs(0));
+        // It was moved: its prompt is computed again, in front of all.
+        queue.routed(ticket, 500);
+        queue.leave(ticket, secs(0));
+    }
+    assert_eq!((queue.pending_rows, queue.pending_tokens), (0, 0));
+}
+
+#[test]
+fn who_has_nothing_that_runs_goes_in_front_of_those_who_have() {
+    let mut queue = AdmissionQueue::new(BOUNDS);
+    let go = |queue: &mut AdmissionQueue, tenant: &str| {
+        let (ticket, verdicts) = queue.enter(asked(tenant, 10), &NOWHERE, secs(0));
+        assert_eq!(verdicts, [Verdict::Go(ticket)]);
+        ticket
+    };
+    let loud = [go(&mut queue, "loud"), go(&mut queue, "loud")];
+    let quiet = go(&mut queue, "quiet");
+    let again = go(&mut queue, "quiet");
+    let first = [loud[0], loud[1], quiet, again].map(|ticket| queue.goes_first(ticket));
+    // Before the first there was nobody to pass.
+    assert_eq!(first, [false, false, true, false]);
+    queue.leave(quiet, secs(0));
+    assert!(!queue.goes_first(quiet));
+    queue.leave(again, secs(1));
+    let batch = Asked {
+        priority: Priority::Batch,
+        ..asked("quiet", 10)
+    };
+    let (batch, _) = queue.enter(batch, &NOWHERE, secs(1));
+    assert!(!queue.goes_first(batch), "it is in no hurry");
+}
+
+#[test]
 fn a_share_of_the_places_is_kept_for_tenants_that_have_none() {
     let bounds = Bounds {
         running: 32,
@@ -463,7 +511,7 @@ proptest! {
     /// Whatever happens: bounds hold, every request has one verdict at most, and nothing is left when all have left.
     #[test]
     fn bounds_hold_and_nothing_is_left(
-        steps in prop::collection::vec((0u8..6, 0usize..5, 1u64..400, any::<bool>()), 1..300),
+        steps in prop::collection::vec((0u8..7, 0usize..5, 1u64..400, any::<bool>()), 1..300),
         queued in 0usize..12,
         queued_tokens in 0u64..3000,
     ) {
@@ -492,6 +540,10 @@ proptest! {
                 }
                 5 if !there.is_empty() => {
                     queue.drawn(there[tokens as usize % there.len()], tokens, now);
+                    queue.pump(&room)
+                }
+                6 if !there.is_empty() => {
+                    queue.routed(there[tokens as usize % there.len()], tokens / 2);
                     queue.pump(&room)
                 }
                 _ => queue.pump(&room),

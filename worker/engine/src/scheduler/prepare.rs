@@ -14,18 +14,28 @@ use crate::{
 pub struct Prepared {
     /// Requests whose decoding sequences have rows and blocks.
     pub(super) decodes: Vec<RequestId>,
-    pub(super) chunks: Vec<Chunk>,
     /// Copies for sequences that begin inside a cached block.
     pub(super) copies: Vec<(SequenceId, BlockCopy)>,
-    /// Rows that nobody has yet.
+    /// Rows for prompts.
     rows_left: usize,
-    /// Requests with positions to prefill, and how many positions.
-    prefills: Vec<(Rank, RequestId)>,
+    /// What sequences of running requests have to prefill, in the order in which requests were looked at.
+    prefills: Vec<Prefill>,
+    /// Positions in them, and those of requests that were put in front.
     prefill_left: usize,
+    prefill_first: usize,
     /// Sequences that run, as requests count.
     running: usize,
     /// Whether a request gave way: then no other starts in this step.
     preempted: bool,
+}
+
+/// All that a sequence has to prefill.
+#[derive(Clone, Copy, Debug)]
+struct Prefill {
+    rank: Rank,
+    sequence: SequenceId,
+    start: usize,
+    num_rows: usize,
 }
 
 /// A part of a sequence's tokens to prefill.
@@ -34,17 +44,31 @@ pub(super) struct Chunk {
     pub(super) sequence: SequenceId,
     /// Position after the last.
     pub(super) end: usize,
-    num_rows: usize,
 }
 
 /// Requests that are put in front and start one after another while others wait.
 pub(super) const MAX_PUT_FIRST_IN_ROW: usize = 16;
+/// Rows of other prompts in a step that computes one of a request that was put in front: so few that they cost it little time, and enough
+/// that they go on.
+const ROWS_BESIDE_FIRST: usize = 32;
 
 /// What becomes of a request that would start.
 enum Start {
     Placed,
     NoRoom,
     LacksPictures,
+}
+
+impl Prepared {
+    /// Whether a prompt of this rank would get a row beside those that are in the step.
+    fn has_row_for(&self, rank: Rank) -> bool {
+        if rank.is_put_first() {
+            return self.prefill_first < self.rows_left;
+        }
+        let is_short = self.prefill_first > 0;
+        let beside = self.prefill_left - self.prefill_first;
+        self.prefill_left < self.rows_left && !(is_short && beside >= ROWS_BESIDE_FIRST)
+    }
 }
 
 impl Scheduler {
@@ -55,11 +79,11 @@ impl Scheduler {
         self.now += 1;
         let mut step = Prepared {
             decodes: Vec::with_capacity(self.running.len()),
-            chunks: Vec::new(),
             copies: Vec::new(),
             rows_left: self.limits.max_step_tokens,
             prefills: Vec::new(),
             prefill_left: 0,
+            prefill_first: 0,
             running: 0,
             preempted: false,
         };
@@ -73,10 +97,18 @@ impl Scheduler {
             self.grant_decodes(rank, id, &mut step);
         }
         self.start_waiting(&mut step);
-        self.grant_chunks(&mut step);
-        let granted = step.chunks.iter().map(|chunk| chunk.num_rows);
-        self.prefill_running = step.prefill_left - granted.sum::<usize>();
         step
+    }
+
+    /// Lets those start in a prepared step that came after it was prepared, or found no room before others ended. For when what the step
+    /// before drew is applied, so that a request which comes while a step runs is in the very next one.
+    pub fn join(&mut self, step: &mut Prepared) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let running = self.running.values();
+        step.running = running.map(|id| self.requests[id].width()).sum();
+        self.start_waiting(step);
     }
 
     /// Rows for a request's decoding sequences, and the blocks they may need. Takes down what the request leaves to do.
@@ -93,7 +125,18 @@ impl Scheduler {
         step.running += width;
         if prefill_left > 0 {
             step.prefill_left += prefill_left;
-            step.prefills.push((rank, id));
+            if rank.is_put_first() {
+                step.prefill_first += prefill_left;
+            }
+            let state = &self.requests[&id];
+            let prefills = state.sequences.iter().map(|sequence| Prefill {
+                rank,
+                sequence: sequence.id,
+                start: sequence.planned,
+                num_rows: sequence.prefill_left(&state.prompt),
+            });
+            step.prefills
+                .extend(prefills.filter(|prefill| prefill.num_rows > 0));
         }
         if demand.rows == 0 {
             return;
@@ -130,7 +173,9 @@ impl Scheduler {
         loop {
             let (found, wanted) = self.find_prefix(id, next);
             if self.requests[&id].lacks_pictures(found.num_tokens) {
-                // The first was found in the cache with its pictures, but has ended, and others took their blocks.
+                // The first was found in the cache with its pictures, but has ended, and others took their blocks. It does not start
+                // again in this step: what the step in flight computes of it is not for its new blocks.
+                step.preempted = true;
                 return self.give_way(id);
             }
             if wanted <= self.blocks.available_beside(&found) {
@@ -178,8 +223,8 @@ impl Scheduler {
         self.promote();
         while let Some((rank, id)) = self.next_in_line() {
             let width = self.requests[&id].width();
-            let is_full = step.running + width > self.limits.max_running;
-            if step.preempted || step.prefill_left >= step.rows_left || is_full {
+            let is_full = step.running + width > self.limits.max_running || width > step.rows_left;
+            if step.preempted || !step.has_row_for(rank) || is_full {
                 return;
             }
             match self.start(id, step) {
@@ -283,25 +328,32 @@ impl Scheduler {
         step.copies.extend(copy.map(|copy| (sequence.id, copy)));
     }
 
-    /// Prefill chunks, in the order of the running requests.
-    fn grant_chunks(&self, step: &mut Prepared) {
-        step.prefills.sort_unstable();
-        for (_, id) in &step.prefills {
-            let state = &self.requests[id];
-            for sequence in &state.sequences {
-                let rows = sequence.prefill_left(&state.prompt).min(step.rows_left);
-                if rows > 0 {
-                    step.chunks.push(Chunk {
-                        sequence: sequence.id,
-                        end: sequence.planned + rows,
-                        num_rows: rows,
-                    });
-                    step.rows_left -= rows;
-                }
+    /// Prefill chunks, in the order of the running requests. A step is kept short that somebody waits for who was put in front.
+    pub(super) fn chunks(&mut self, step: &Prepared) -> Vec<Chunk> {
+        let mut prefills = step.prefills.clone();
+        prefills.sort_by_key(|prefill| prefill.rank);
+        let mut rows_left = step.rows_left;
+        let mut beside_left = match step.prefill_first {
+            0 => rows_left,
+            _ => ROWS_BESIDE_FIRST,
+        };
+        let mut chunks = Vec::with_capacity(prefills.len());
+        for prefill in prefills {
+            let mut num_rows = prefill.num_rows.min(rows_left);
+            if !prefill.rank.is_put_first() {
+                num_rows = num_rows.min(beside_left);
+                beside_left -= num_rows;
             }
-            if step.rows_left == 0 {
-                return;
+            if num_rows == 0 {
+                break;
             }
+            rows_left -= num_rows;
+            chunks.push(Chunk {
+                sequence: prefill.sequence,
+                end: prefill.start + num_rows,
+            });
         }
+        self.prefill_running = step.prefill_left - (step.rows_left - rows_left);
+        chunks
     }
 }

@@ -74,6 +74,7 @@ impl Scheduler {
 
     fn write(&mut self, prepared: Prepared) -> Option<StepPlan> {
         let mut plan = StepPlan::default();
+        let chunks = self.chunks(&prepared);
         self.notices.tell(&mut plan);
         for (sequence, copy) in prepared.copies {
             if self.sequence(sequence).is_some_and(Sequence::is_placed) {
@@ -81,11 +82,11 @@ impl Scheduler {
             }
         }
         plan.items
-            .reserve_exact(prepared.decodes.len() + prepared.chunks.len());
+            .reserve_exact(prepared.decodes.len() + chunks.len());
         for id in prepared.decodes {
             self.write_decodes(id, &mut plan);
         }
-        for chunk in prepared.chunks {
+        for chunk in chunks {
             self.write_chunk(&chunk, &mut plan);
         }
         if plan == StepPlan::default() {

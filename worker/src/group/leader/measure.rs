@@ -4,34 +4,30 @@ use std::time::Duration;
 
 use inkstone_engine::{Load, Stats, StepPlan};
 
+use super::row_rate::RowRate;
+
 /// Kept between reports.
 #[derive(Default)]
 pub(super) struct Measure {
     load: Option<Load>,
     stats: Stats,
-    /// Rows of the last steps, and the seconds they took; older steps count less.
-    rows: f64,
-    seconds: f64,
+    rate: RowRate,
 }
-
-/// What is left of the weight of a step with each that follows.
-const FADING: f64 = 0.95;
 
 impl Measure {
     /// A step that is done.
     pub(super) fn step(&mut self, plan: &StepPlan, took: Duration) {
         if !plan.items.is_empty() {
-            self.rows = self.rows * FADING + plan.num_rows() as f64;
-            self.seconds = self.seconds * FADING + took.as_secs_f64();
+            self.rate.step(plan.num_rows(), took);
         }
         metrics::histogram!("inkstone_step_seconds").record(took.as_secs_f64());
         metrics::histogram!("inkstone_step_rows").record(plan.num_rows() as f64);
         metrics::histogram!("inkstone_step_sequences").record(plan.items.len() as f64);
     }
 
-    /// Rows computed each second while steps ran, lately.
+    /// Rows of prompts that the group computes each second; none: not known yet.
     pub(super) fn rows_per_second(&self) -> Option<f64> {
-        (self.seconds > 0.0).then(|| self.rows / self.seconds)
+        self.rate.rows_per_second()
     }
 
     /// Tokens of answers.

@@ -30,7 +30,7 @@ pub struct LoadReport {
     pub max_running: usize,
     /// Whether steps go on.
     pub progress: Progress,
-    /// Rows computed each second while steps ran, lately; none: not known yet.
+    /// Rows of prompts that the group computes each second, however busy it is; none: not known yet.
     pub rows_per_second: Option<f64>,
 }
 

@@ -111,10 +111,14 @@ impl Group {
         if !prepare_ahead {
             self.finish();
         }
-        let prepared = self.scheduler.prepare();
+        let mut prepared = self.scheduler.prepare();
         self.scheduler.check_integrity();
         early(self);
         self.finish();
+        if prepare_ahead {
+            self.scheduler.join(&mut prepared);
+            self.scheduler.check_integrity();
+        }
         let plan = self.scheduler.seal(prepared);
         self.scheduler.check_integrity();
         let events = self.scheduler.take_events();
@@ -178,28 +182,33 @@ impl Group {
         }
     }
 
-    /// Does as told; requests are named by their place, from `first` on.
+    /// Does as told; requests are named by their place, from `first` on. What is not a step may come between the hands of one as well.
     fn act(&mut self, actions: &[Action], first: u64, prepare_ahead: bool) {
-        for (number, action) in actions.iter().enumerate() {
-            match action {
-                Action::Submit(request) => {
-                    let id = RequestId(first + number as u64);
-                    self.submit(EngineRequest {
-                        id,
-                        ..request.clone()
-                    });
-                }
-                Action::Cancel(nth) => self.cancel(*nth),
-                Action::Step => {
-                    // A cancellation may come between the hands of a step as well.
-                    let early = actions.get(number + 1).cloned();
-                    self.step(prepare_ahead, |group| {
-                        if let Some(Action::Cancel(nth)) = early {
-                            group.cancel(nth);
-                        }
-                    });
-                }
+        let mut actions = (first..).zip(actions).peekable();
+        while let Some((number, action)) = actions.next() {
+            if !matches!(action, Action::Step) {
+                self.ask(number, action);
+                continue;
             }
+            let early = actions.next_if(|(_, next)| !matches!(next, Action::Step));
+            self.step(prepare_ahead, |group| {
+                if let Some((number, action)) = early {
+                    group.ask(number, action);
+                }
+            });
+        }
+    }
+
+    fn ask(&mut self, number: u64, action: &Action) {
+        match action {
+            Action::Submit(request) => {
+                self.submit(EngineRequest {
+                    id: RequestId(number),
+                    ..request.clone()
+                });
+            }
+            Action::Cancel(nth) => self.cancel(*nth),
+            Action::Step => unreachable!("the caller steps"),
         }
     }
 

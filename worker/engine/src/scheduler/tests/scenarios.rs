@@ -567,6 +567,72 @@ fn who_is_first_in_line_passes_all_that_wait_and_finds_room_in_a_full_queue() {
 }
 
 #[test]
+fn who_comes_while_a_step_runs_is_in_the_next_one() {
+    let mut scheduler = Scheduler::new(EngineLimits {
+        num_blocks: 40,
+        max_running: 2,
+        ..limits()
+    });
+    let submit = |scheduler: &mut Scheduler, words: &str| {
+        let words: Vec<_> = words.split(' ').collect();
+        scheduler.submit(parse_request(&words)).expect("room");
+    };
+    let draw = |scheduler: &mut Scheduler, plan: &StepPlan| {
+        let drawing = plan.items.iter().filter(|item| item.draw.is_some());
+        let output = StepOutput {
+            drawn: drawing
+                .map(|item| (item.sequence, Drawn::Tokens(vec![DrawnToken::plain(5)])))
+                .collect(),
+            prompt_logprobs: vec![],
+        };
+        scheduler.apply(plan, &output).expect("it answers the plan");
+    };
+    submit(&mut scheduler, "1 a30 9");
+    submit(&mut scheduler, "2 b30 1");
+    let mut plan = scheduler.plan().expect("work");
+    let mut plans = vec![];
+    for newcomer in ["3 c35 2", "4 d20 1 first", "5 e5 1"] {
+        let mut prepared = scheduler.prepare();
+        submit(&mut scheduler, newcomer);
+        draw(&mut scheduler, &plan);
+        scheduler.join(&mut prepared);
+        scheduler.check_integrity();
+        plan = scheduler.seal(prepared).expect("work");
+        plans.push(plan.to_string());
+    }
+    assert_eq!(
+        plans,
+        [
+            // All the rows that there are go to whom they were given; 2 is not done, 3 finds no place.
+            "step 2: 1 +5 30..31 draw; 2 10..30 draw",
+            // 2 ended: there is a place, which 4 takes.
+            "step 3: release 2; retire 2; start 4 of 4; 1 +5 31..32 draw; 4 0..20 draw",
+            "step 4: release 4; retire 4; start 3 of 3; 1 +5 32..33 draw; 3 0..35 draw",
+        ]
+    );
+}
+
+#[test]
+fn a_step_is_kept_short_for_who_is_first_in_line() {
+    check_with(
+        EngineLimits {
+            num_blocks: 100,
+            max_step_tokens: 300,
+            ..limits()
+        },
+        "submit 1 a400 1
+         step
+         submit 2 b200 1
+         submit 3 c100 2 first
+         step
+         step",
+        "step 1: start 1 of 1; 1 0..300
+         step 2: start 3 of 3; 3 0..100 draw; 1 300..332
+         step 3: start 2 of 2; 3 +5 100..101 draw; 1 332..400 draw; 2 0..200 draw | 3.0 Length | 1.0 Length | 2.0 Length",
+    );
+}
+
+#[test]
 fn who_waits_for_a_turn_is_passed_a_bounded_number_of_times() {
     let mut scheduler = Scheduler::new(EngineLimits {
         max_running: 1,
