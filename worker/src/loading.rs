@@ -137,13 +137,15 @@ async fn read_added_tokens(model_dir: &Path) -> anyhow::Result<HashMap<String, u
     }
 }
 
-/// All ranks of a group must hold the same model: its config and the names, shapes and types of its tensors.
+/// All ranks of a group must hold the same model: its config, the names, shapes and types of its tensors, and a little of what is
+/// in each of them, so that a fine-tuned checkpoint is not taken for the one that it was made of.
 pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(checkpoint.description().to_json().as_bytes());
     for tensor in checkpoint.tensors() {
         hasher
             .update(format!("{} {:?} {:?}\n", tensor.name, tensor.shape, tensor.stored).as_bytes());
+        hasher.update(tensor.first_bytes);
     }
     *hasher.finalize().as_bytes()
 }
@@ -152,4 +154,32 @@ pub(crate) fn dtype_name(settings: &ModelSettings) -> String {
     settings
         .dtype
         .map_or_else(|| "as stored".to_owned(), |dtype| format!("{dtype:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use inkstone_model::synthesize::{Preset, SynthesizeOptions, synthesize};
+
+    use super::*;
+
+    #[test]
+    fn weights_of_another_training_have_another_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |seed| {
+            let dir = folder.path().join(format!("{seed}/tiny"));
+            synthesize(
+                Preset::Tiny,
+                seed,
+                &dir,
+                SynthesizeOptions::default(),
+                &|_| {},
+            )
+            .unwrap();
+            fingerprint(&Checkpoint::open(&dir).unwrap())
+        };
+        let (one, other) = (made(1), made(2));
+        assert_ne!(one, other, "same config, names and shapes");
+        let again = Checkpoint::open(&folder.path().join("1/tiny")).unwrap();
+        assert_eq!(one, fingerprint(&again));
+    }
 }

@@ -59,7 +59,12 @@ pub struct TensorInfo<'a> {
     pub stored: StoredType,
     /// File name without the folder.
     pub file: &'a str,
+    /// The stored bytes of its first few elements: enough to tell one training's weights from another's.
+    pub first_bytes: &'a [u8],
 }
+
+/// Bytes of a tensor that are a sample of it.
+const SAMPLE_BYTES: usize = 64;
 
 impl TensorInfo<'_> {
     pub fn num_elements(&self) -> u64 {
@@ -131,6 +136,7 @@ impl Checkpoint {
                 kind: expected.kind,
                 stored: tensor.stored,
                 file: &file.name,
+                first_bytes: first_bytes(file, tensor),
             })
         })
     }
@@ -173,6 +179,17 @@ impl Checkpoint {
             }),
         }
     }
+}
+
+/// The elements of a tensor that follow its first one in the file, that one included. Only a transposed tensor has others than its
+/// first row there.
+fn first_bytes<'a>(file: &'a WeightFile, tensor: &StoredTensor) -> &'a [u8] {
+    let num_elements = tensor.shape.0.iter().product::<usize>();
+    let len = num_elements
+        .saturating_mul(tensor.stored.size())
+        .min(SAMPLE_BYTES);
+    let rest = file.map.get(tensor.offset..).unwrap_or_default();
+    &rest[..len.min(rest.len())]
 }
 
 /// The folder's own name, which is the model's until somebody names it otherwise.
