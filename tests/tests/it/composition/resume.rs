@@ -160,15 +160,15 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    async fn start(worker: &str, set: impl FnOnce(&mut Config)) -> Self {
+    async fn start((language, vision): &(String, String), set: impl FnOnce(&mut Config)) -> Self {
         let group = LanguageGroup {
             id: GroupId::new("group-0"),
-            leader: worker.parse().expect("an address"),
+            leader: language.parse().expect("an address"),
             epoch: None,
         };
         let mut config = Config::for_members(Members {
             language_groups: vec![group],
-            vision_workers: vec![worker.parse().expect("an address")],
+            vision_workers: vec![vision.parse().expect("an address")],
         })
         .expect("they can be");
         set(&mut config);
@@ -197,7 +197,7 @@ async fn composition_that_nobody_reads_is_abandoned() {
         step => panic!("{step:?} is not asked"),
     };
     let scripted = Scripted::without_coordinator(Model::small(), script).await;
-    let coordinator = Coordinator::start(&scripted.worker_address, |config| {
+    let coordinator = Coordinator::start(&scripted.worker_addresses, |config| {
         config.compose.abandon_after = ABANDON_AFTER;
     })
     .await;

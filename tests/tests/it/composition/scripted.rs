@@ -37,7 +37,10 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{Router, TcpIncoming},
+    },
 };
 
 use crate::cluster_fixture::{program, small_model};
@@ -506,14 +509,25 @@ pub(super) fn digest(file: &[u8]) -> Vec<u8> {
     (0..4).flat_map(word).collect()
 }
 
+/// Serves at an address of its own.
+async fn listen(services: Router) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let serving = tokio::spawn(async move {
+        let served = services.serve_with_incoming(TcpIncoming::from(listener));
+        served.await.expect("it serves");
+    });
+    (address, serving)
+}
+
 /// The workers behind a real coordinator.
 pub(super) struct Scripted {
     pub(super) address: String,
     pub(super) coordinator: Option<Process>,
     workers: Workers,
-    /// Where the workers listen.
-    pub(super) worker_address: String,
-    serving: JoinHandle<()>,
+    /// Where they listen: the language group, and the vision worker.
+    pub(super) worker_addresses: (String, String),
+    serving: [JoinHandle<()>; 2],
 }
 
 impl Scripted {
@@ -524,15 +538,15 @@ impl Scripted {
         script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let mut scripted = Self::without_coordinator(model, script).await;
-        let worker = scripted.worker_address.clone();
+        let (language, vision) = scripted.worker_addresses.clone();
         let mut all = vec![
             "coordinator",
             "--grpc",
             "127.0.0.1:0",
             "--language",
-            &worker,
+            &language,
             "--vision",
-            &worker,
+            &vision,
         ];
         all.extend(arguments);
         let coordinator = Process::start(program(), &all);
@@ -547,24 +561,16 @@ impl Scripted {
         script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let workers = Workers::new(model, script);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
         let language = LanguageServiceServer::new(workers.clone());
+        let (language, serving_language) = listen(Server::builder().add_service(language)).await;
         let vision = VisionServiceServer::new(workers.clone());
-        let serving = tokio::spawn(async move {
-            let served = Server::builder()
-                .add_service(language)
-                .add_service(vision)
-                .serve_with_incoming(TcpIncoming::from(listener))
-                .await;
-            served.expect("it serves");
-        });
+        let (vision, serving_vision) = listen(Server::builder().add_service(vision)).await;
         Self {
             address: String::new(),
             coordinator: None,
             workers,
-            worker_address: address.to_string(),
-            serving,
+            worker_addresses: (language, vision),
+            serving: [serving_language, serving_vision],
         }
     }
 
@@ -606,6 +612,8 @@ impl Scripted {
 
 impl Drop for Scripted {
     fn drop(&mut self) {
-        self.serving.abort();
+        for serving in &self.serving {
+            serving.abort();
+        }
     }
 }

@@ -1,3 +1,5 @@
+//! A library in a folder: what is where, and what a damaged one still gives.
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! What is taken in from a folder, and what is passed over and why.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

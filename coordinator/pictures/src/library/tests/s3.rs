@@ -1,3 +1,5 @@
+//! A library in a bucket.
+
 use std::time::Duration;
 
 use super::super::{IndexPlace, LibraryError, S3Settings};

@@ -1,3 +1,5 @@
+//! What is found, by words of either language.
+
 use std::time::Duration;
 
 use super::super::picture::digest;

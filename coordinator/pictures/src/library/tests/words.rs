@@ -1,3 +1,5 @@
+//! How captions and queries are cut into words.
+
 use tantivy::tokenizer::TokenStream;
 
 use super::super::words::{pieces, query_terms, words};
