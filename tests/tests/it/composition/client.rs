@@ -365,7 +365,10 @@ impl Told {
         };
         assert!(!article.is_composing);
         let texts: Vec<&str> = article.segments.iter().map(|one| &*one.text).collect();
-        assert_eq!(texts, self.segments, "the article is what was streamed");
+        // The model may leave a space at the end of a line; the article does not.
+        let streamed = self.segments.iter().map(|text| text.trim_end());
+        let streamed: Vec<&str> = streamed.collect();
+        assert_eq!(texts, streamed, "the article is what was streamed");
         if let Some(Locations { locations, .. }) = &self.locations {
             assert!(
                 locations.is_sorted_by(|a, b| a < b),

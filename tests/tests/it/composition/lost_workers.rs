@@ -81,7 +81,11 @@ impl TwoGroups {
     }
 }
 
-/// Composes twice, the second time with a kill -9 of the leader at work as soon as `is_due`; both are the same.
+/// Others that compose the same beside it, so that a leader hardly ever has nothing to do.
+const COMPANY: usize = 3;
+
+/// Composes twice, the second time with a kill -9 of the leader at work as soon as `is_due`; both are the same, and so is what others
+/// compose meanwhile.
 async fn same_with_a_kill(request: ComposeRequest, is_due: fn(&[ComposeEvent]) -> bool) {
     for _ in 0..TRIES {
         let mut cluster = TwoGroups::start();
@@ -90,6 +94,14 @@ async fn same_with_a_kill(request: ComposeRequest, is_due: fn(&[ComposeEvent]) -
         let undisturbed = Told::of(&compose_events(&mut client, request.clone()).await);
         assert_eq!(cluster.num_moved(), 0, "nothing was lost yet");
 
+        let company = (0..COMPANY).map(|_| {
+            let (address, request) = (cluster.address.clone(), request.clone());
+            tokio::spawn(async move {
+                let mut client = connect(&address).await;
+                Told::of(&compose_events(&mut client, request).await)
+            })
+        });
+        let company: Vec<_> = company.collect();
         let stream = client.compose(request.clone()).await.expect("it is taken");
         let mut stream = stream.into_inner();
         let mut events = vec![];
@@ -102,6 +114,9 @@ async fn same_with_a_kill(request: ComposeRequest, is_due: fn(&[ComposeEvent]) -
         events.extend(follow(&mut stream, first).await);
         let disturbed = Told::of(&events);
         assert_eq!(disturbed, undisturbed, "as if nothing had happened");
+        for other in company {
+            assert_eq!(other.await.expect("it ends"), undisturbed, "nor to others");
+        }
         if cluster.num_moved() > 0 {
             return;
         }
