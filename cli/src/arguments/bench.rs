@@ -210,6 +210,9 @@ pub(crate) struct BenchComposeArguments {
     /// Pictures that each is chosen from.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=4))]
     pub(crate) candidates: u32,
+    /// The pictures are the user's own: the model sees them all when it writes, and when it chooses those that are left.
+    #[arg(long, conflicts_with = "candidates")]
+    pub(crate) uploads: bool,
     /// Most tokens of the article.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=8192))]
     pub(crate) max_tokens: u32,

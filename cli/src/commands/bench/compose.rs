@@ -49,6 +49,8 @@ struct Task {
     instruction: String,
     num_pictures: u32,
     num_candidates: usize,
+    /// The pictures are sent along, and each is used once.
+    has_uploads: bool,
     max_tokens: u32,
     seed: u64,
     /// What candidates are taken from.
@@ -61,7 +63,7 @@ struct Written {
     segments: Vec<String>,
     places: Vec<u32>,
     captions: Vec<String>,
-    /// Which candidate each place got.
+    /// Which candidate each place got; of uploads, which one.
     chosen: Vec<u32>,
 }
 
@@ -137,6 +139,7 @@ async fn measure(
         instruction: arguments.instruction.clone(),
         num_pictures: arguments.pictures,
         num_candidates: arguments.candidates as usize,
+        has_uploads: arguments.uploads,
         max_tokens: arguments.max_tokens,
         seed: arguments.seed,
         pool: draw_illustrations(PICTURE_SEED)
@@ -183,6 +186,19 @@ impl Task {
             max_tokens: Some(self.max_tokens),
             ..Default::default()
         }
+    }
+
+    /// The user's pictures, in bytes that nobody sent before.
+    fn uploads(&self, novelty: &Novelty) -> Vec<wire::Picture> {
+        let uploads = (0..self.num_pictures as usize).filter(|_| self.has_uploads);
+        uploads
+            .map(|index| picture(novelty.picture(self.upload(index))))
+            .collect()
+    }
+
+    /// One of the user's pictures: drawings of different things.
+    fn upload(&self, index: usize) -> &[u8] {
+        &self.pool[index * self.pool.len() / self.num_pictures as usize]
     }
 
     /// What is found for a place, counted from 0: other pictures for each.

@@ -18,9 +18,11 @@ pub(super) async fn write(
 ) -> anyhow::Result<Run> {
     let (segments, article) = article(&mut client, task, novelty).await?;
     let (places, placing) = locations(&mut client, task, &segments, novelty).await?;
+    let mut num_uploads = 2 * task.uploads(novelty).len();
     let mut captions: Vec<wire::Caption> = vec![];
     let mut captioning = Duration::ZERO;
-    for location in &places {
+    // Of the user's own pictures nothing is asked.
+    for location in places.iter().filter(|_| !task.has_uploads) {
         let question = wire::SuggestCaptionRequest {
             params: Some(params(task)),
             segments: segments.clone(),
@@ -36,25 +38,39 @@ pub(super) async fn write(
     }
     let mut chosen: Vec<u32> = vec![];
     let mut choosing = Duration::ZERO;
-    let mut num_uploads = 0;
     for (number, location) in places.iter().enumerate() {
+        let unused: Vec<u32> = (0..task.num_pictures)
+            .filter(|upload| task.has_uploads && !chosen.contains(upload))
+            .collect();
+        // The last one is taken without a question.
+        if let [last] = unused[..] {
+            chosen.push(last);
+            continue;
+        }
         // The pictures of earlier places stand in the question too, and are sent and encoded with it again.
         let earlier = places.iter().zip(&chosen).enumerate();
         let earlier = earlier.map(|(place, (location, candidate))| {
-            let png = task.candidates(place).nth(*candidate as usize);
+            let png = match task.has_uploads {
+                true => Some(task.upload(*candidate as usize)),
+                false => task.candidates(place).nth(*candidate as usize),
+            };
             let png = png.context("a choice is no candidate")?;
             anyhow::Ok(wire::PlacedImage {
                 location: *location,
                 picture: Some(picture(novelty.picture(png))),
             })
         });
-        let candidates = task.candidates(number);
+        let candidates: Vec<&[u8]> = match task.has_uploads {
+            true => unused.iter().map(|at| task.upload(*at as usize)).collect(),
+            false => task.candidates(number).collect(),
+        };
         let question = wire::SelectImageRequest {
             params: Some(params(task)),
             segments: segments.clone(),
             location: *location,
             earlier: earlier.collect::<anyhow::Result<_>>()?,
             candidates: candidates
+                .into_iter()
                 .map(|png| picture(novelty.picture(png)))
                 .collect(),
         };
@@ -63,7 +79,9 @@ pub(super) async fn write(
         let begin = Instant::now();
         let answer = client.select_image(question).await.map_err(explain)?;
         choosing += begin.elapsed();
-        chosen.push(answer.into_inner().candidate);
+        let candidate = answer.into_inner().candidate;
+        let upload = unused.get(candidate as usize).copied();
+        chosen.push(upload.unwrap_or(candidate));
     }
     Ok(Run {
         written: Written {
@@ -89,7 +107,11 @@ async fn article(
     novelty: &Novelty,
 ) -> anyhow::Result<(Vec<String>, Duration)> {
     let tenant = novelty.tenant();
-    let request = call(task.request(), &tenant)?;
+    let request = wire::ComposeRequest {
+        pictures: task.uploads(novelty),
+        ..task.request()
+    };
+    let request = call(request, &tenant)?;
     let begin = Instant::now();
     let events = client.compose(request).await;
     let mut events = events.map_err(explain)?.into_inner();
@@ -118,7 +140,7 @@ async fn locations(
         params: Some(params(task)),
         segments: segments.to_vec(),
         count: Some(task.num_pictures),
-        pictures: vec![],
+        pictures: task.uploads(novelty),
     };
     let question = call(question, &novelty.tenant())?;
     let begin = Instant::now();

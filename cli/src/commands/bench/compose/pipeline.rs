@@ -36,7 +36,11 @@ pub(super) async fn write(
     };
     let request = wire::ComposeRequest {
         picture_count: Some(task.num_pictures),
-        picture_source: wire::PictureSource::Client.into(),
+        picture_source: match task.has_uploads {
+            true => wire::PictureSource::Uploads.into(),
+            false => wire::PictureSource::Client.into(),
+        },
+        pictures: task.uploads(novelty),
         captions: order.into(),
         choices: order.into(),
         ..task.request()
@@ -45,7 +49,8 @@ pub(super) async fn write(
     let mut found: Vec<Vec<wire::ProvidedPicture>> = (0..task.num_pictures as usize)
         .map(|place| provided(task, place, novelty))
         .collect();
-    let mut num_uploads = 0;
+    let mut num_uploads = request.pictures.len();
+    let mut names = vec![];
     let mut providing = JoinSet::new();
     let mut places = vec![];
     let (mut captions, mut chosen) = (BTreeMap::new(), BTreeMap::new());
@@ -86,7 +91,11 @@ pub(super) async fn write(
                 providing.spawn(async move { client.provide_candidates(answer).await });
             }
             Event::ImageSelected(selected) => {
-                chosen.insert(selected.location, selected.candidate);
+                // An upload makes a group of its own: which one it is shows in its name.
+                let picture = selected.picture.unwrap_or_default().id;
+                let upload = names.iter().position(|name| *name == picture);
+                let which = upload.map_or(selected.candidate, |upload| upload as u32);
+                chosen.insert(selected.location, which);
             }
             Event::LocationDropped(dropped) => {
                 bail!(
@@ -97,8 +106,8 @@ pub(super) async fn write(
             }
             Event::Error(failed) => bail!("no article: {}", failed.text),
             Event::Done(done) => break done.article.context("done without an article")?,
-            Event::Accepted(_)
-            | Event::TextDelta(_)
+            Event::Accepted(accepted) => names = accepted.pictures,
+            Event::TextDelta(_)
             | Event::SegmentClosed(_)
             | Event::Candidates(_)
             | Event::Progress(_)

@@ -44,6 +44,7 @@ pub(super) struct WayReport {
 pub(super) struct Report {
     segments: usize,
     pictures: usize,
+    /// 0: the pictures are uploads.
     candidates: usize,
     runs: usize,
     seed: u64,
@@ -80,7 +81,10 @@ impl Report {
         Ok(Self {
             segments: first.segments.len(),
             pictures: first.places.len(),
-            candidates: task.num_candidates,
+            candidates: match task.has_uploads {
+                true => 0,
+                false => task.num_candidates,
+            },
             runs: of(Way::Pipeline).len(),
             seed: task.seed,
             ratio: one_by_one.total_ms / pipeline.total_ms,
@@ -121,10 +125,13 @@ impl fmt::Display for Report {
             seed,
             ..
         } = self;
+        let from = match candidates {
+            0 => "of the user's own".to_owned(),
+            candidates => format!("out of {candidates} each"),
+        };
         writeln!(
             f,
-            "an article of {segments} segments with {pictures} pictures out of {candidates} each, seed {seed}; medians of {runs} runs, \
-             milliseconds"
+            "an article of {segments} segments with {pictures} pictures {from}, seed {seed}; medians of {runs} runs, milliseconds"
         )?;
         writeln!(
             f,
@@ -193,6 +200,7 @@ mod tests {
             instruction: "Write.".into(),
             num_pictures: 1,
             num_candidates: 4,
+            has_uploads: false,
             max_tokens: 100,
             seed: 1,
             pool: vec![],
