@@ -108,6 +108,7 @@ pub(super) async fn put(
     let timeouts = &dispatcher.timeouts;
     let options = PutOptions {
         hd_num: composed_hd_num(&model.description.picture),
+        encode_soon: true,
         deadline,
         patience: Patience::of_new(Instant::now() + timeouts.first_group),
         retry_after: timeouts.retry_after,

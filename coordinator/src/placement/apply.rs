@@ -117,8 +117,9 @@ impl Placer {
                 // Nothing can be written, and what is seen is old.
                 (false, _) => Outcome::Again(IDLE),
             };
-            told.plan(&plan, &outcome);
+            let has_more_to_tell = told.plan(&plan, &outcome);
             let pause = match outcome {
+                Outcome::Settled if has_more_to_tell => TICK,
                 Outcome::Settled if plan.waits => TICK,
                 Outcome::Settled => self.idle(&seen),
                 Outcome::Again(pause) => pause,
@@ -196,7 +197,12 @@ impl Placer {
 struct Told {
     fence: Option<Fence>,
     shortfalls: Vec<String>,
+    /// Others that there are now, and since when.
+    coming: Option<(Vec<String>, Instant)>,
 }
+
+/// What is missing for so short a time, as at a start, is nothing to speak of.
+const SHORT: Duration = Duration::from_secs(2);
 
 impl Told {
     fn elected(&mut self, fence: Fence) {
@@ -205,17 +211,33 @@ impl Told {
         }
     }
 
-    fn plan(&mut self, plan: &Plan, outcome: &Outcome) {
+    /// Whether there is something that is told when it lasts.
+    fn plan(&mut self, plan: &Plan, outcome: &Outcome) -> bool {
         if let Outcome::Written(revision) = outcome {
             let plan = plan.to_string().replace('\n', "; ");
             tracing::info!(plan, revision = revision.0, "placement applied");
         }
-        if self.shortfalls != plan.shortfalls {
-            for shortfall in &plan.shortfalls {
-                tracing::warn!(shortfall, "not all that is wanted can be had");
-            }
+        if plan.shortfalls.is_empty() || self.shortfalls == plan.shortfalls {
             self.shortfalls.clone_from(&plan.shortfalls);
+            self.coming = None;
+            return false;
         }
+        let is_known = |(known, _): &(Vec<String>, Instant)| *known == plan.shortfalls;
+        let (_, since) = match self.coming.take().filter(is_known) {
+            Some(coming) => self.coming.insert(coming),
+            None => self
+                .coming
+                .insert((plan.shortfalls.clone(), Instant::now())),
+        };
+        if since.elapsed() < SHORT {
+            return true;
+        }
+        for shortfall in &plan.shortfalls {
+            tracing::warn!(shortfall, "not all that is wanted can be had");
+        }
+        self.shortfalls.clone_from(&plan.shortfalls);
+        self.coming = None;
+        false
     }
 }
 

@@ -88,6 +88,9 @@ pub(crate) fn composed_hd_num(pictures: &PictureGeometry) -> u32 {
 pub(crate) struct PutOptions {
     /// Tile budget of each; 0 where the model has no tiles.
     pub(crate) hd_num: u32,
+    /// They will be shown to the model soon; otherwise they are encoded when a group asks for them, which has them in its cache, it
+    /// may be.
+    pub(crate) encode_soon: bool,
     pub(crate) deadline: Option<Instant>,
     /// How long to look for a worker.
     pub(crate) patience: Patience,
@@ -231,6 +234,7 @@ pub(crate) async fn put_all(
         let upload = PictureUpload {
             data: picture.data.clone(),
             hd_num: options.hd_num,
+            encode_soon: options.encode_soon,
             deadline: options.deadline,
         };
         let patience = options.patience;

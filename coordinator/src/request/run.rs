@@ -324,6 +324,7 @@ fn put_options(
             Content::Chat { .. } => 0,
             Content::Composition(_) => pictures::composed_hd_num(geometry),
         },
+        encode_soon: false,
         deadline: request.deadline,
         patience,
         retry_after: dispatcher.timeouts.retry_after,

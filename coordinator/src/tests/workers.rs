@@ -245,6 +245,7 @@ impl VisionService for Vision {
         let upload = PictureUpload {
             data,
             hd_num: header.hd_num,
+            encode_soon: header.encode_soon,
             deadline: None,
         };
         let placed = self.0.vision_workers[0].put_picture(upload).await;

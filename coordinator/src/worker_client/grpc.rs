@@ -190,6 +190,7 @@ fn upload_pieces(
     let header = wire::PictureHeader {
         num_bytes: upload.data.len() as u64,
         hd_num: upload.hd_num,
+        encode_soon: upload.encode_soon,
     };
     let mut rest = upload.data;
     let chunks = std::iter::from_fn(move || {

@@ -244,6 +244,8 @@ pub(crate) struct PictureUpload {
     pub(crate) data: Bytes,
     /// Tile budget; 0 where the model has no tiles.
     pub(crate) hd_num: u32,
+    /// Its features will be wanted soon, whatever is in the groups' caches.
+    pub(crate) encode_soon: bool,
     pub(crate) deadline: Option<Instant>,
 }
 

@@ -231,6 +231,7 @@ async fn pictures_are_taken_while_the_node_is_told_to() {
         let header = Part::Header(PictureHeader {
             num_bytes: file.len() as u64,
             hd_num: 0,
+            encode_soon: false,
         });
         let parts =
             [header, Part::Chunk(file.into())].map(|part| PutPictureRequest { part: Some(part) });

@@ -13,7 +13,7 @@ use inkstone_model::clip::preprocess::{
     DecodeLimits, PictureError, RgbPicture, decode_picture, prepare,
 };
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use encoder::{Encode, Encoder};
 pub use feature_cache::{FeatureCache, FeatureState};
@@ -140,7 +140,26 @@ impl VisionWorker {
         self: &Arc<Self>,
         digest: PictureDigest,
     ) -> Option<Result<Bytes, String>> {
-        let mut state = match self.cache.find(digest)? {
+        let mut state = self.encoding(digest)?;
+        let settled = state
+            .wait_for(|state| !matches!(state, FeatureState::Pending))
+            .await;
+        Some(match settled.as_deref() {
+            Ok(FeatureState::Ready(bytes)) => Ok(bytes.clone()),
+            Ok(FeatureState::Failed(reason)) => Err(reason.clone()),
+            Ok(FeatureState::Pending) | Err(_) => Err("the encoder stopped".to_owned()),
+        })
+    }
+
+    /// Begins to encode a picture whose features will be asked for.
+    pub fn expect(self: &Arc<Self>, digest: PictureDigest) {
+        // What is not here any more is put again by whoever asks.
+        let _ = self.encoding(digest);
+    }
+
+    /// How far the encoding of a picture is, which begins if it did not yet.
+    fn encoding(self: &Arc<Self>, digest: PictureDigest) -> Option<watch::Receiver<FeatureState>> {
+        Some(match self.cache.find(digest)? {
             Found::Features(state) => state,
             Found::File(file, slot) => {
                 let state = slot.state();
@@ -149,14 +168,6 @@ impl VisionWorker {
                 tokio::spawn(async move { worker.encode(file, slot).await });
                 state
             }
-        };
-        let settled = state
-            .wait_for(|state| !matches!(state, FeatureState::Pending))
-            .await;
-        Some(match settled.as_deref() {
-            Ok(FeatureState::Ready(bytes)) => Ok(bytes.clone()),
-            Ok(FeatureState::Failed(reason)) => Err(reason.clone()),
-            Ok(FeatureState::Pending) | Err(_) => Err("the encoder stopped".to_owned()),
         })
     }
 

@@ -78,6 +78,25 @@ async fn a_picture_is_encoded_when_its_features_are_asked_for_and_once() {
 }
 
 #[tokio::test]
+async fn a_picture_that_is_expected_is_encoded_before_anybody_asks_and_once() {
+    let (worker, encoded) = worker();
+    let picture = worker.put(bitmap(7), None).await.unwrap();
+    worker.expect(picture.digest);
+    worker.expect(picture.digest);
+    let patience = std::time::Duration::from_secs(20);
+    let is_encoded = async {
+        while encoded.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(patience, is_encoded).await.unwrap();
+    assert!(worker.features(picture.digest).await.unwrap().is_ok());
+    assert_eq!(encoded.load(Ordering::SeqCst), 1);
+    // Of what is not here nothing is expected.
+    worker.expect(PictureDigest([9; 32]));
+}
+
+#[tokio::test]
 async fn a_first_asker_that_goes_away_does_not_stop_the_others() {
     let (worker, encoded) = worker();
     let accepted = worker.put(bitmap(9), None).await.unwrap();
