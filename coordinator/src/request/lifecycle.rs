@@ -207,7 +207,7 @@ impl Lifecycle {
         }
         match event {
             Event::ClientGone => *self = Self::Cancelled,
-            Event::Failed(error) => self.fail(error, effects),
+            Event::Failed(error) => self.fail(self.in_terms_of_moves(error), effects),
             Event::Rendered(prompt) => self.rendered(prompt, effects),
             Event::Accepted(receipt) => self.accepted(receipt, effects),
             // What an attempt says that was given up is nobody's any more.
@@ -215,6 +215,24 @@ impl Lifecycle {
                 if self.attempt() != Some(attempt) => {}
             Event::Generation(_, event) => self.generation(event, model, effects),
             Event::Lost(loss) => self.lost(loss, effects),
+        }
+    }
+
+    /// A request that was moved and finds no group is not one that none would take.
+    fn in_terms_of_moves(&self, error: RequestError) -> RequestError {
+        match (self, error) {
+            (
+                Self::Moving(Progress { num_moves, .. }, _),
+                RequestError::LanguageUnavailable {
+                    message,
+                    retry_after,
+                },
+            ) => RequestError::RecoveryFailed {
+                num_moves: *num_moves,
+                message,
+                retry_after,
+            },
+            (_, error) => error,
         }
     }
 

@@ -280,7 +280,7 @@ async fn past_the_time_to_recover_the_client_is_told_and_when_to_come_again() {
     let answer = answer.await.unwrap();
     assert_eq!(answer.text(), "hello", "what was told stays");
     let status = answer.end.unwrap_err();
-    check_error(&status, Code::Unavailable, "LANGUAGE_UNAVAILABLE");
+    check_error(&status, Code::Unavailable, "RECOVERY_FAILED");
     assert!(status.get_details_retry_info().is_some(), "{status:?}");
 }
 
