@@ -41,7 +41,7 @@ pub(crate) enum RequestError {
     /// The coordinator is going away.
     #[error("the server is shutting down")]
     ShuttingDown { retry_after: Duration },
-    /// No language group answers, or the one that ran the request went away.
+    /// No language group takes the request.
     #[error("no language group can answer: {message}")]
     LanguageUnavailable {
         message: String,
