@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use memmap2::MmapMut;
 use thiserror::Error;
 
-use crate::device::Device;
+use crate::{device::Device, ops::cuda::CudaBuffer};
 
 /// The type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,13 +78,37 @@ pub struct Tensor {
 #[derive(Debug)]
 enum Storage {
     Cpu(AlignedBytes),
+    Cuda(CudaBuffer),
 }
 
 impl Tensor {
     /// A tensor of zeros.
+    ///
+    /// # Panics
+    /// When the device has no memory left, as every allocation does.
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Self {
+        Self::try_zeros(device, dtype, shape).expect("memory for a tensor")
+    }
+
+    /// A tensor of zeros, or an error where a GPU has no room for it.
+    pub fn try_zeros(on: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let num_bytes = shape.iter().product::<usize>() * dtype.num_bytes();
-        Self::new(device, dtype, shape, AlignedBytes::zeroed(num_bytes))
+        let storage = match on {
+            Device::Cpu(_) => Storage::Cpu(AlignedBytes::zeroed(num_bytes)),
+            Device::Cuda(device) => Storage::Cuda(device.zeros(num_bytes)?),
+        };
+        Ok(Self::over(on, dtype, shape, storage))
+    }
+
+    /// A tensor that an op is about to write whole: on a GPU it holds whatever its memory held, since clearing it would cost a launch and
+    /// a pass for nothing.
+    pub(crate) fn unwritten(on: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let Device::Cuda(device) = on else {
+            return Self::try_zeros(on, dtype, shape);
+        };
+        let num_bytes = shape.iter().product::<usize>() * dtype.num_bytes();
+        let storage = Storage::Cuda(device.passing(num_bytes)?);
+        Ok(Self::over(on, dtype, shape, storage))
     }
 
     /// An f32 tensor of the given values, in row-major order. The values are copied to aligned storage.
@@ -99,7 +123,7 @@ impl Tensor {
 
     /// A tensor over bytes in the machine's order, as [`AlignedBytes`] hold them.
     pub fn from_bytes(
-        device: &Device,
+        on: &Device,
         dtype: DType,
         shape: &[usize],
         bytes: AlignedBytes,
@@ -113,13 +137,34 @@ impl Tensor {
                 found: bytes.len(),
             });
         }
-        Ok(Self::new(device, dtype, shape, bytes))
+        let storage = match on {
+            Device::Cpu(_) => Storage::Cpu(bytes),
+            Device::Cuda(device) => Storage::Cuda(device.upload(bytes.as_slice())?),
+        };
+        Ok(Self::over(on, dtype, shape, storage))
     }
 
-    fn new(device: &Device, dtype: DType, shape: &[usize], bytes: AlignedBytes) -> Self {
-        let storage = match device {
-            Device::Cpu(_) => Storage::Cpu(bytes),
+    /// A tensor whose bytes are made piece by piece: `fill` is given the first byte of each piece and the piece, which starts and ends
+    /// at an element. On a GPU a piece travels while the next one is made; on the CPU there is one piece.
+    pub fn from_pieces(
+        on: &Device,
+        dtype: DType,
+        shape: &[usize],
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<Self> {
+        let num_bytes = shape.iter().product::<usize>() * dtype.num_bytes();
+        let storage = match on {
+            Device::Cpu(_) => {
+                let mut bytes = AlignedBytes::zeroed(num_bytes);
+                fill(0, bytes.as_mut_slice());
+                Storage::Cpu(bytes)
+            }
+            Device::Cuda(device) => Storage::Cuda(device.upload_pieces(num_bytes, fill)?),
         };
+        Ok(Self::over(on, dtype, shape, storage))
+    }
+
+    fn over(device: &Device, dtype: DType, shape: &[usize], storage: Storage) -> Self {
         Self {
             shape: shape.to_vec(),
             dtype,
@@ -206,6 +251,48 @@ impl Tensor {
             Some(Storage::Cpu(bytes)) => {
                 Ok(&mut bytemuck::cast_slice_mut(bytes.as_mut_slice())[elements])
             }
+            Some(Storage::Cuda(_)) => Err(elsewhere("as_f32_mut")),
+        }
+    }
+
+    /// Lets `change` work on the elements as f32 on the host, wherever they are; the storage must not be shared. On the CPU the tensor
+    /// must be of f32 and is changed in place; from a GPU it is fetched and taken back.
+    pub fn change_f32<E: From<TensorError>>(
+        &mut self,
+        change: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Storage::Cpu(_) = &*self.storage {
+            return change(self.as_f32_mut()?);
+        }
+        self.check_unshared("change_f32")?;
+        let mut values = self.to_f32_vec()?;
+        change(&mut values)?;
+        let changed = Self::from_f32(&self.device, &self.shape, &values)?;
+        *self = changed.to_dtype(self.dtype)?;
+        Ok(())
+    }
+
+    /// The tensor in memory of the host, as f32: itself where it is that already.
+    pub fn to_host_f32(&self) -> Result<Self> {
+        match &*self.storage {
+            Storage::Cpu(_) => self.to_dtype(DType::F32),
+            Storage::Cuda(_) => Self::from_f32(&Device::cpu(1), &self.shape, &self.to_f32_vec()?),
+        }
+    }
+
+    /// The memory of a tensor on a GPU, and the byte of it that the tensor starts at.
+    pub(crate) fn cuda_buffer(&self, what: &'static str) -> Result<(&CudaBuffer, usize)> {
+        match &*self.storage {
+            Storage::Cuda(buffer) => Ok((buffer, self.offset * self.dtype.num_bytes())),
+            Storage::Cpu(_) => Err(elsewhere(what)),
+        }
+    }
+
+    /// Checks that nobody else holds the storage, so that it may be written.
+    pub(crate) fn check_unshared(&mut self, what: &'static str) -> Result<()> {
+        match Arc::get_mut(&mut self.storage) {
+            Some(_) => Ok(()),
+            None => Err(TensorError::Shared { what }),
         }
     }
 
@@ -221,9 +308,12 @@ impl Tensor {
     /// The elements of a tensor on the CPU, to be written in place; the storage must not be shared.
     pub fn cpu_elements_mut(&mut self) -> Result<CpuElementsMut<'_>> {
         let elements = self.offset..self.offset + self.num_elements();
-        let Storage::Cpu(bytes) = Arc::get_mut(&mut self.storage).ok_or(TensorError::Shared {
+        let storage = Arc::get_mut(&mut self.storage).ok_or(TensorError::Shared {
             what: "cpu_elements_mut",
         })?;
+        let Storage::Cpu(bytes) = storage else {
+            return Err(elsewhere("cpu_elements_mut"));
+        };
         let bytes = bytes.as_mut_slice();
         Ok(match self.dtype {
             DType::F32 => CpuElementsMut::F32(&mut bytemuck::cast_slice_mut(bytes)[elements]),
@@ -234,6 +324,9 @@ impl Tensor {
 
     /// All elements as f32, in a vector of their own.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        if let Storage::Cuda(buffer) = &*self.storage {
+            return self.download(buffer)?.to_f32_vec();
+        }
         Ok(match self.cpu_elements()? {
             CpuElements::F32(values) => values.to_vec(),
             CpuElements::BF16(values) => values.iter().map(|value| value.to_f32()).collect(),
@@ -246,6 +339,15 @@ impl Tensor {
         if dtype == self.dtype {
             return Ok(self.clone());
         }
+        if let Device::Cuda(device) = &self.device {
+            let wide = match (self.dtype, dtype) {
+                (DType::F32, _) | (_, DType::F32) => self.clone(),
+                _ => self.to_dtype(DType::F32)?,
+            };
+            let mut converted = Self::unwritten(&self.device, dtype, &self.shape)?;
+            device.convert(&wide, &mut converted)?;
+            return Ok(converted);
+        }
         let values = self.to_f32_vec()?;
         let mut bytes = AlignedBytes::zeroed(values.len() * dtype.num_bytes());
         round_into(&values, dtype, bytes.as_mut_slice());
@@ -256,7 +358,18 @@ impl Tensor {
     pub fn deep_copy(&self) -> Result<Self> {
         let num_bytes = self.dtype.num_bytes();
         let start = self.offset * num_bytes;
-        let Storage::Cpu(bytes) = &*self.storage;
+        let bytes = match &*self.storage {
+            Storage::Cpu(bytes) => bytes,
+            Storage::Cuda(buffer) => {
+                let copy = Self::unwritten(&self.device, self.dtype, &self.shape)?;
+                let (to, _) = copy.cuda_buffer("deep_copy")?;
+                if let Device::Cuda(device) = &self.device {
+                    let len = self.num_elements() * num_bytes;
+                    device.copy_bytes(buffer, start, to, 0, len)?;
+                }
+                return Ok(copy);
+            }
+        };
         let own = AlignedBytes::copy_of(
             &bytes.as_slice()[start..start + self.num_elements() * num_bytes],
         );
@@ -268,7 +381,18 @@ impl Tensor {
         let elements = self.offset..self.offset + self.num_elements();
         match &*self.storage {
             Storage::Cpu(bytes) => Ok(&bytemuck::cast_slice(bytes.as_slice())[elements]),
+            Storage::Cuda(_) => Err(elsewhere(what)),
         }
+    }
+
+    /// The same elements in memory of the host.
+    fn download(&self, buffer: &CudaBuffer) -> Result<Self> {
+        let size = self.dtype.num_bytes();
+        let mut bytes = AlignedBytes::zeroed(self.num_elements() * size);
+        if let Device::Cuda(device) = &self.device {
+            device.download(buffer, self.offset * size, bytes.as_mut_slice())?;
+        }
+        Self::from_bytes(&Device::cpu(1), self.dtype, &self.shape, bytes)
     }
 
     fn check_dtype(&self, what: &'static str, wanted: DType) -> Result<()> {
@@ -342,6 +466,14 @@ impl Element for f16 {
             0
         };
         f32::from_bits(magnitude.to_bits() | exponent | (bits & 0x8000) << 16)
+    }
+}
+
+/// A tensor is not where an op of the CPU or of a GPU looks for it.
+fn elsewhere(what: &'static str) -> TensorError {
+    TensorError::Unsupported {
+        what,
+        reason: "the tensor lies on another device".to_owned(),
     }
 }
 

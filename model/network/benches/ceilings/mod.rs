@@ -6,7 +6,7 @@
 use std::{hint::black_box, time::Instant};
 
 use gemm::Parallelism;
-use inkstone_model::device::{CpuDevice, Device};
+use inkstone_model::device::CpuDevice;
 
 /// Seconds of the fastest of `num_runs` runs: others may use the machine meanwhile.
 pub(crate) fn best(num_runs: usize, mut run: impl FnMut()) -> f64 {
@@ -19,9 +19,7 @@ pub(crate) fn best(num_runs: usize, mut run: impl FnMut()) -> f64 {
 }
 
 pub(crate) fn cpu(num_threads: usize) -> CpuDevice {
-    match Device::cpu(num_threads) {
-        Device::Cpu(device) => device,
-    }
+    CpuDevice::new(num_threads)
 }
 
 /// Bytes per second that `num_threads` threads read from memory.

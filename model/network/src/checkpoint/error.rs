@@ -7,6 +7,7 @@ use inkstone_interface::config::ConfigError;
 
 use super::Shape;
 use super::shard::ShardError;
+use crate::tensor::TensorError;
 
 const DAMAGED: &str = "download the file again or restore it from a good copy";
 
@@ -21,6 +22,10 @@ pub enum CheckpointError {
 
     #[error(transparent)]
     Config(#[from] ConfigError),
+
+    /// The device has no room for a weight, or failed.
+    #[error(transparent)]
+    Device(#[from] TensorError),
 
     #[error(
         "no weights in {dir}: wanted model.safetensors, model.safetensors.index.json, pytorch_model.bin or \

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use super::convert::convert;
 use super::file::StoredTensor;
 use super::{Checkpoint, CheckpointError, Slice, StoredType};
-use crate::tensor::{AlignedBytes, DType};
+use crate::device::Device;
+use crate::tensor::{AlignedBytes, DType, Tensor};
 
 /// Elements between two progress reports inside one tensor.
 const ELEMENTS_PER_REPORT: usize = 32 << 20;
@@ -92,6 +93,29 @@ impl<'a> Reader<'a> {
             dtype: to,
             bytes,
         })
+    }
+
+    /// As [`Self::read`], to a tensor on a device: to a GPU piece by piece, without a copy of the whole in between.
+    pub fn read_to(
+        &self,
+        name: &str,
+        slice: Slice,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<Tensor, CheckpointError> {
+        let (file, tensor) = self.checkpoint.find(name)?;
+        let from = weight_type(&file.name, tensor)?;
+        let view = View::new(tensor, &slice)?;
+        let to = dtype.unwrap_or(from);
+        let mut fill = |start: usize, piece: &mut [u8]| {
+            let blocks = piece.chunks_mut(ELEMENTS_PER_REPORT * to.num_bytes());
+            for (index, block) in blocks.enumerate() {
+                let first = start / to.num_bytes() + index * ELEMENTS_PER_REPORT;
+                view.copy(&file.map, from, block, to, first);
+                self.report(name, block.len() / to.num_bytes() * from.num_bytes());
+            }
+        };
+        Ok(Tensor::from_pieces(device, to, &view.shape, &mut fill)?)
     }
 
     fn report(&self, tensor: &str, bytes: usize) {

@@ -146,7 +146,8 @@ impl VisionModel {
         {
             pictures[*picture].write_square(*square, out);
         }
-        Tensor::from_f32(&self.device, &[squares.len(), 3, side, side], &pixels)
+        let pixels = Tensor::from_f32(&self.device, &[squares.len(), 3, side, side], &pixels)?;
+        pixels.to_dtype(self.device.activation_dtype(self.tower.dtype()))
     }
 
     fn arrangement(&self, picture: &PreparedPicture) -> Arrangement {

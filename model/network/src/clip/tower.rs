@@ -8,7 +8,7 @@ use crate::{
         activation::quick_gelu, elementwise::add_assign, full_attention::full_attention,
         linear::linear, norm::layer_norm, patch_embedding::patch_embedding,
     },
-    tensor::{Result, Tensor},
+    tensor::{DType, Result, Tensor},
 };
 
 /// Weights of the tower, named as in the checkpoint.
@@ -49,6 +49,11 @@ impl Tower {
     /// Rows that the tower makes of one square, the class row included.
     pub(super) fn rows_per_square(&self) -> usize {
         self.position_embedding.rows()
+    }
+
+    /// The type of its large weights.
+    pub(super) fn dtype(&self) -> DType {
+        self.patch_embedding.dtype()
     }
 
     pub(super) fn width(&self) -> usize {

@@ -129,15 +129,16 @@ impl Collective for LocalCollective {
     }
 
     fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<()> {
-        let sum = tensor.as_f32_mut()?;
-        let slots = self.exchange(Operation::AllReduce, sum)?;
-        let part = |peer| self.part(slots, peer, Operation::AllReduce, Some(sum.len()));
-        let parts: Vec<_> = (0..slots.len()).map(part).collect::<Result<_>>()?;
-        sum.copy_from_slice(&parts[0].data);
-        for part in &parts[1..] {
-            add_assign(sum, &part.data);
-        }
-        Ok(())
+        tensor.change_f32(|sum| {
+            let slots = self.exchange(Operation::AllReduce, sum)?;
+            let part = |peer| self.part(slots, peer, Operation::AllReduce, Some(sum.len()));
+            let parts: Vec<_> = (0..slots.len()).map(part).collect::<Result<_>>()?;
+            sum.copy_from_slice(&parts[0].data);
+            for part in &parts[1..] {
+                add_assign(sum, &part.data);
+            }
+            Ok(())
+        })
     }
 
     fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>> {

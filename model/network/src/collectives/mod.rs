@@ -1,10 +1,13 @@
 //! What joins the ranks of a tensor-parallel group: sums and gathers that every rank enters together. One trait and a form
 //! per way of reaching the other ranks: none ([`SingleCollective`]), threads of this process ([`LocalCollective`]),
-//! processes over sockets ([`TcpCollective`]). Network code sees the trait only and never asks how many ranks there are.
+//! processes over sockets ([`TcpCollective`]), and GPUs over what joins them (`NcclCollective`, with the
+//! feature `cuda`). Network code sees the trait only and never asks how many ranks there are.
 
 mod backoff;
 mod error;
 mod local;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod single;
 mod tcp;
 #[cfg(test)]
@@ -12,10 +15,16 @@ mod tests;
 
 pub use error::{CollectiveError, HandshakeError};
 pub use local::LocalCollective;
+#[cfg(feature = "cuda")]
+pub use nccl::NcclCollective;
 pub use single::SingleCollective;
 pub use tcp::{TcpCollective, TcpMember};
 
-use crate::tensor::Tensor;
+use std::sync::Arc;
+
+#[cfg(not(feature = "cuda"))]
+use crate::device::CudaDevice;
+use crate::{device::Device, tensor::Tensor};
 
 pub type Result<T, E = CollectiveError> = std::result::Result<T, E>;
 
@@ -28,7 +37,7 @@ pub trait Collective: Send + Sync {
 
     fn world_size(&self) -> usize;
 
-    /// Replaces the elements of `tensor` (f32) by the sums over all ranks. The sum is taken in rank order, from rank 0 up, for
+    /// Replaces the elements of `tensor` (f32; on a GPU of any type) by the sums over all ranks. The sum is taken in rank order, from rank 0 up, for
     /// every element, so that all ranks end with the same bits.
     fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<()>;
 
@@ -45,6 +54,26 @@ pub trait Collective: Send + Sync {
     /// Fails the group: calls that wait on any rank, and all later ones, return an error at once. Safe to call from any thread,
     /// any number of times.
     fn abort(&self);
+}
+
+/// What joins ranks that have met over `host`: NCCL where every rank has a GPU of its own, else `host`. All ranks call it together,
+/// once.
+///
+/// # Errors
+/// When the GPUs cannot be joined, or a rank is lost meanwhile.
+pub fn between_devices(host: Arc<dyn Collective>, device: &Device) -> Result<Arc<dyn Collective>> {
+    match device {
+        Device::Cpu(_) => Ok(host),
+        Device::Cuda(device) => join_gpus(host, device),
+    }
+}
+
+#[cfg(feature = "cuda")]
+use nccl::join as join_gpus;
+
+#[cfg(not(feature = "cuda"))]
+fn join_gpus(_: Arc<dyn Collective>, device: &CudaDevice) -> Result<Arc<dyn Collective>> {
+    match *device {}
 }
 
 /// What the ranks are doing together; sent along, so that ranks that disagree find out instead of adding unlike things.

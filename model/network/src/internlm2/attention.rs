@@ -6,7 +6,7 @@ use crate::{
     kv_cache::KvPages,
     layers::{ColumnParallelLinear, RowParallelLinear, WeightReader},
     ops::{
-        attention::{attention, write_pages},
+        attention::{attention, rotate_and_write_pages},
         rotary::QkvLayout,
     },
     tensor::Tensor,
@@ -48,8 +48,7 @@ impl Attention {
         let mut qkv = self
             .wqkv
             .forward(x, &step.pictures, picture_rows.as_ref())?;
-        step.angles.rotate(&mut qkv, &self.layout)?;
-        write_pages(&qkv, &self.layout, &step.plan, pages)?;
+        rotate_and_write_pages(&mut qkv, &self.layout, &step.angles, &step.plan, pages)?;
         let heads = attention(&qkv, &self.layout, &step.plan, pages)?;
         let mut y = self.wo.forward_part(&heads, &step.pictures)?;
         step.all_reduce_sum(&mut y)?;

@@ -11,7 +11,7 @@ use crate::{
         embedding::{copy_rows, embed},
     },
     partial_lora::PictureRows,
-    tensor::{DType, Result, Tensor},
+    tensor::{Result, Tensor},
 };
 
 /// A ragged batch. Rows lie in the order of the sequences.
@@ -114,7 +114,9 @@ impl Batch<'_> {
     /// The input of the first layer, `[num_rows, hidden_size]`.
     pub(super) fn embed(&self, tok_embeddings: &Tensor) -> Result<Tensor> {
         let shape = [self.num_rows(), tok_embeddings.cols()];
-        let mut hidden = Tensor::zeros(tok_embeddings.device(), DType::F32, &shape);
+        let device = tok_embeddings.device();
+        let dtype = device.activation_dtype(tok_embeddings.dtype());
+        let mut hidden = Tensor::unwritten(device, dtype, &shape)?;
         for (first_row, input) in self.inputs() {
             match input {
                 Input::Tokens(ids) => embed(tok_embeddings, ids, &mut hidden, first_row)?,

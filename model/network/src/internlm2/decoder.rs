@@ -40,8 +40,8 @@ impl DecoderLayer {
         pages: &mut KvPages,
     ) -> Result<(), ForwardError> {
         let x = self.attention_norm.forward(hidden)?;
-        add_assign(hidden, &self.attention.forward(&x, step, pages)?)?;
-        let x = self.ffn_norm.forward(hidden)?;
+        let attended = self.attention.forward(&x, step, pages)?;
+        let x = self.ffn_norm.add_and_forward(hidden, &attended)?;
         add_assign(hidden, &self.feed_forward.forward(&x, step)?)?;
         Ok(())
     }

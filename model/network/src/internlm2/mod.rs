@@ -6,6 +6,7 @@ mod attention;
 mod batch;
 mod decoder;
 mod mlp;
+mod profile;
 mod projector;
 mod rope;
 mod step;
@@ -27,7 +28,7 @@ use crate::{
     kv_cache::KvCache,
     layers::{RmsNorm, WeightReader},
     load_options::LoadOptions,
-    ops::{embedding::gather_rows, linear::linear},
+    ops::{embedding::gather_rows, linear::linear_wide},
     tensor::{DType, Tensor, TensorError},
 };
 
@@ -156,7 +157,8 @@ impl LanguageModel {
     pub fn project(&self, features: &PictureFeatures) -> Result<Tensor, TensorError> {
         let shape = [features.num_tokens(), features.width()];
         let features = Tensor::from_f32(&self.device, &shape, features.data())?;
-        self.projector.forward(&features)
+        let dtype = self.device.activation_dtype(self.kv_dtype());
+        self.projector.forward(&features.to_dtype(dtype)?)
     }
 
     /// Runs a batch through the model: writes its keys and values to the cache and gives the logits that were asked for. All ranks of
@@ -214,7 +216,7 @@ impl LanguageModel {
                 .for_each(|observer| observer(self.layers.len() + 1, &normed));
         }
         let wanted = gather_rows(&hidden, &batch.logits_rows())?;
-        let logits = linear(&self.norm.forward(&wanted)?, &self.output, None)?;
+        let logits = linear_wide(&self.norm.forward(&wanted)?, &self.output)?;
         let stats = step.into_stats();
         Ok(ForwardOutput { logits, stats })
     }

@@ -15,10 +15,9 @@ pub(super) struct Projector {
 impl Projector {
     pub(super) fn load(reader: &WeightReader<'_>) -> Result<Self, CheckpointError> {
         let linear = |index: usize| -> Result<_, CheckpointError> {
-            Ok((
-                reader.weight(&format!("vision_proj.{index}.weight"))?,
-                reader.parameter(&format!("vision_proj.{index}.bias"))?,
-            ))
+            let weight = reader.weight(&format!("vision_proj.{index}.weight"))?;
+            let bias = reader.bias(&format!("vision_proj.{index}.bias"), &weight)?;
+            Ok((weight, bias))
         };
         Ok(Self {
             linears: [linear(0)?, linear(2)?],

@@ -1,6 +1,8 @@
 //! The language model against the reference's numbers, and against itself: split over ranks, over chunks and over batches.
 //! Needs the golden checkpoints; without them these tests pass and say so.
 
+mod on_gpus;
+
 use std::{net::TcpListener, path::PathBuf, thread, time::Duration};
 
 use super::*;
@@ -108,7 +110,8 @@ fn generate(
             seen: &sequence.ids,
             ..RowSampling::default()
         };
-        let slice = out.logits.as_f32().unwrap();
+        let logits_here = out.logits.to_host_f32().unwrap();
+        let slice = logits_here.as_f32().unwrap();
         let tokens = sample(slice, model.first_vocab_id(), &[row], collective).unwrap();
         let token = tokens.map(|tokens| tokens[0].as_ref().unwrap().tokens()[0].id as f32);
         let token = collective

@@ -3,7 +3,7 @@
 use super::WeightReader;
 use crate::{
     checkpoint::CheckpointError,
-    ops::norm::rms_norm,
+    ops::norm::{add_rms_norm, rms_norm},
     tensor::{Result, Tensor},
 };
 
@@ -24,5 +24,10 @@ impl RmsNorm {
     /// Norms the rows of x `[num_rows, hidden_size]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         rms_norm(x, &self.weight, self.eps)
+    }
+
+    /// Adds delta to x, and norms the rows of the sum.
+    pub fn add_and_forward(&self, x: &mut Tensor, delta: &Tensor) -> Result<Tensor> {
+        add_rms_norm(x, delta, &self.weight, self.eps)
     }
 }

@@ -49,14 +49,18 @@ impl<'a> WeightReader<'a> {
         self.read(name, Some(DType::F32))
     }
 
+    /// The bias of a linear with that weight, of the type that its results have.
+    pub fn bias(&self, name: &str, weight: &Tensor) -> Result<Tensor, CheckpointError> {
+        let dtype = self.options.device.activation_dtype(weight.dtype());
+        self.read(name, Some(dtype))
+    }
+
     fn read(&self, name: &str, dtype: Option<DType>) -> Result<Tensor, CheckpointError> {
         let kind = TensorKind::of(name).ok_or_else(|| CheckpointError::NoSuchTensor {
             tensor: name.to_owned(),
         })?;
         let slice = slice_for(kind, self.shard, self.config());
-        let loaded = self.reader.read(name, slice, dtype)?;
         let device = &self.options.device;
-        let tensor = Tensor::from_bytes(device, loaded.dtype, &loaded.shape, loaded.bytes);
-        Ok(tensor.expect("the reader gives as many bytes as the shape takes"))
+        self.reader.read_to(name, slice, dtype, device)
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod cuda;
 pub mod elementwise;
 pub mod embedding;
 pub(crate) mod exponential;

@@ -4,7 +4,7 @@ use inkstone_interface::config::VisionConfig;
 
 use super::{Layer, LayerNorm, Linear, Tower};
 use crate::{
-    checkpoint::{LoadedTensor, Reader, Slice},
+    checkpoint::{Reader, Slice},
     clip::VisionError,
     load_options::LoadOptions,
     tensor::{AlignedBytes, DType, Tensor},
@@ -68,23 +68,23 @@ impl LayerNorm {
 
 impl Linear {
     fn load(prefix: &str, source: &Source<'_>) -> Result<Self, VisionError> {
+        let weight = source.weight(&format!("{prefix}.weight"))?;
+        let dtype = source.bias_dtype(&weight);
         Ok(Self {
-            weight: source.weight(&format!("{prefix}.weight"))?,
-            bias: source.small(&format!("{prefix}.bias"))?,
+            bias: source.read(&format!("{prefix}.bias"), Some(dtype))?,
+            weight,
         })
     }
 
     /// Linears of the same input as one, the outputs of the first first.
     fn load_stacked(prefixes: [String; 3], source: &Source<'_>) -> Result<Self, VisionError> {
+        let weights = prefixes.each_ref().map(|prefix| format!("{prefix}.weight"));
+        let weight = source.stacked(&weights, source.options.dtype)?;
+        let biases = prefixes.map(|prefix| format!("{prefix}.bias"));
+        let dtype = source.bias_dtype(&weight);
         Ok(Self {
-            weight: source.stacked(
-                &prefixes.each_ref().map(|prefix| format!("{prefix}.weight")),
-                source.options.dtype,
-            )?,
-            bias: source.stacked(
-                &prefixes.map(|prefix| format!("{prefix}.bias")),
-                Some(DType::F32),
-            )?,
+            bias: source.stacked(&biases, Some(dtype))?,
+            weight,
         })
     }
 }
@@ -106,18 +106,14 @@ impl Source<'_> {
         self.read(name, Some(DType::F32))
     }
 
+    /// The type of the bias of a linear: that of its results.
+    fn bias_dtype(&self, weight: &Tensor) -> DType {
+        self.options.device.activation_dtype(weight.dtype())
+    }
+
     fn read(&self, name: &str, dtype: Option<DType>) -> Result<Tensor, VisionError> {
-        let LoadedTensor {
-            shape,
-            dtype,
-            bytes,
-        } = self.reader.read(name, Slice::Whole, dtype)?;
-        Ok(Tensor::from_bytes(
-            &self.options.device,
-            dtype,
-            &shape,
-            bytes,
-        )?)
+        let device = &self.options.device;
+        Ok(self.reader.read_to(name, Slice::Whole, dtype, device)?)
     }
 
     /// Tensors one below the other, all of the type of the first where none is asked for.

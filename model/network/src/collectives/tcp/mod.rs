@@ -184,13 +184,14 @@ impl Collective for TcpCollective {
     }
 
     fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<()> {
-        let values = tensor.as_f32_mut()?;
-        let mut state = self.lock();
-        if self.world_size() > 2 && values.len() >= MIN_ELEMENTS_IN_PIECES {
-            self.sum_in_pieces(&mut state, values)
-        } else {
-            self.sum_whole(&mut state, values)
-        }
+        tensor.change_f32(|values| {
+            let mut state = self.lock();
+            if self.world_size() > 2 && values.len() >= MIN_ELEMENTS_IN_PIECES {
+                self.sum_in_pieces(&mut state, values)
+            } else {
+                self.sum_whole(&mut state, values)
+            }
+        })
     }
 
     fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>> {

@@ -13,6 +13,7 @@ pub fn gelu_erf(x: &mut Tensor) -> Result<()> {
     let device = x.device().clone();
     match device {
         Device::Cpu(device) => on_cpu(&device, x.as_f32_mut()?),
+        Device::Cuda(device) => device.gelu_erf(x)?,
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ pub fn quick_gelu(x: &mut Tensor) -> Result<()> {
     let device = x.device().clone();
     match device {
         Device::Cpu(device) => on_cpu(&device, x.as_f32_mut()?),
+        Device::Cuda(device) => device.quick_gelu(x)?,
     }
     Ok(())
 }

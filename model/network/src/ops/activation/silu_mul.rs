@@ -20,6 +20,7 @@ pub fn silu_mul(gate: &mut Tensor, up: &Tensor) -> Result<()> {
     let device = gate.device().clone();
     match device {
         Device::Cpu(device) => on_cpu(&device, gate.as_f32_mut()?, up.as_f32()?),
+        Device::Cuda(device) => device.silu_mul(gate, up)?,
     }
     Ok(())
 }

@@ -17,7 +17,8 @@ pub(crate) fn copy_block(pages: &mut KvPages, from: u32, to: u32) -> Result<()> 
             reason,
         });
     }
-    match pages.keys.device() {
+    match pages.keys.device().clone() {
         Device::Cpu(_) => cpu::copy_block(pages, from, to),
+        Device::Cuda(device) => device.copy_block(pages, from, to),
     }
 }

@@ -16,8 +16,8 @@ pub use plan::{AttentionPlan, PlanError, SequenceRows};
 use crate::{
     device::Device,
     kv_cache::KvPages,
-    ops::rotary::QkvLayout,
-    tensor::{DType, Result, Tensor, TensorError},
+    ops::rotary::{QkvLayout, RotaryAngles},
+    tensor::{Result, Tensor, TensorError},
 };
 
 /// Writes the keys and values of all rows of qkv `[num_rows, layout.width()]` f32 to their places in the pages.
@@ -30,7 +30,26 @@ pub fn write_pages(
     check("write_pages", qkv, layout, plan, pages)?;
     match qkv.device() {
         Device::Cpu(device) => cpu::write_pages(device, qkv.as_f32()?, layout, plan, pages),
+        Device::Cuda(device) => device.write_pages(qkv, layout, plan, pages),
     }
+}
+
+/// Rotates queries and keys of qkv in place and writes keys and values to the pages: [`RotaryAngles::rotate`] and then
+/// [`write_pages`], in one pass where a device gains by that.
+pub fn rotate_and_write_pages(
+    qkv: &mut Tensor,
+    layout: &QkvLayout,
+    angles: &RotaryAngles,
+    plan: &AttentionPlan,
+    pages: &mut KvPages,
+) -> Result<()> {
+    let Device::Cuda(device) = qkv.device().clone() else {
+        angles.rotate(qkv, layout)?;
+        return write_pages(qkv, layout, plan, pages);
+    };
+    check("rotate_and_write_pages", qkv, layout, plan, pages)?;
+    angles.check(qkv, layout)?;
+    device.rotate_and_write_pages(qkv, layout, angles.tables(), plan, pages)
 }
 
 /// Attends from all rows of qkv `[num_rows, layout.width()]` f32 to the pages, which hold the keys and values of these rows
@@ -46,7 +65,7 @@ pub fn attention(
 ) -> Result<Tensor> {
     check("attention", qkv, layout, plan, pages)?;
     let shape = [qkv.rows(), layout.output_width()];
-    let mut out = Tensor::zeros(qkv.device(), DType::F32, &shape);
+    let mut out = Tensor::unwritten(qkv.device(), qkv.dtype(), &shape)?;
     match qkv.device() {
         Device::Cpu(device) => {
             cpu::attention(
@@ -58,6 +77,7 @@ pub fn attention(
                 out.as_f32_mut()?,
             )?;
         }
+        Device::Cuda(device) => device.attention(qkv, layout, plan, pages, &mut out)?,
     }
     Ok(out)
 }

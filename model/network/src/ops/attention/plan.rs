@@ -1,10 +1,13 @@
 //! Where the rows of a batch belong: checked once for a forward, used by every layer.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use thiserror::Error;
 
-use crate::kv_cache::BLOCK_TOKENS;
+use crate::{kv_cache::BLOCK_TOKENS, ops::cuda::UploadedPlan};
 
 /// The new rows of one sequence, as the caller names them. Rows of a batch lie in the order of its sequences.
 #[derive(Clone, Copy, Debug)]
@@ -38,21 +41,27 @@ pub enum PlanError {
 /// A batch whose rows, positions and blocks are known to fit together.
 #[derive(Clone, Debug)]
 pub struct AttentionPlan {
-    pub(super) sequences: Vec<PlannedSequence>,
+    pub(in crate::ops) sequences: Vec<PlannedSequence>,
     /// By rising block.
     pub(super) writes: Vec<BlockWrite>,
     num_rows: usize,
     num_blocks: usize,
+    /// The plan on the GPU that runs it, from the first op on that asks for it.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "only a GPU asks for it")
+    )]
+    pub(in crate::ops) uploaded: OnceLock<Arc<UploadedPlan>>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct PlannedSequence {
+pub(in crate::ops) struct PlannedSequence {
     /// Its rows in the batch.
-    pub(super) rows: Range<usize>,
+    pub(in crate::ops) rows: Range<usize>,
     /// Position of the first of them.
-    pub(super) start: usize,
+    pub(in crate::ops) start: usize,
     /// The blocks up to the last position, no more.
-    pub(super) blocks: Vec<u32>,
+    pub(in crate::ops) blocks: Vec<u32>,
 }
 
 /// Rows of the batch that go to one block.
@@ -73,6 +82,7 @@ impl AttentionPlan {
             writes: Vec::new(),
             num_rows: 0,
             num_blocks,
+            uploaded: OnceLock::new(),
         };
         for (index, sequence) in sequences.iter().enumerate() {
             plan.add(index, sequence)?;

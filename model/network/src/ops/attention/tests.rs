@@ -2,7 +2,7 @@
 //! and the promise that a row's bits do not depend on its company.
 
 use super::*;
-use crate::{device::CpuDevice, kv_cache::KvPages, ops::simd::InstructionSet};
+use crate::{device::CpuDevice, kv_cache::KvPages, ops::simd::InstructionSet, tensor::DType};
 
 /// Numbers in -1..1 without structure.
 fn numbers(seed: usize, count: usize) -> Vec<f32> {

@@ -17,6 +17,7 @@ pub fn add_assign(y: &mut Tensor, x: &Tensor) -> Result<()> {
     let device = y.device().clone();
     match device {
         Device::Cpu(device) => on_cpu(&device, y.as_f32_mut()?, x.as_f32()?),
+        Device::Cuda(device) => device.add(y, x)?,
     }
     Ok(())
 }

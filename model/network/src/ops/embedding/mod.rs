@@ -19,7 +19,8 @@ pub fn embed(table: &Tensor, ids: &[u32], y: &mut Tensor, first_row: usize) -> R
             reason,
         });
     }
-    match y.device() {
+    match y.device().clone() {
+        Device::Cuda(device) => device.gather(table, ids, y, first_row)?,
         Device::Cpu(_) => {
             let y = &mut y.as_f32_mut()?[first_row * n..];
             match table.cpu_elements()? {
@@ -44,7 +45,8 @@ pub fn copy_rows(x: &Tensor, rows: Range<usize>, y: &mut Tensor, first_row: usiz
     let n = x.cols();
     check_place("copy_rows", n, first_row..first_row + rows.len(), y)?;
     let x = x.narrow_rows(rows)?;
-    match y.device() {
+    match y.device().clone() {
+        Device::Cuda(device) => device.copy_rows(&x, y, first_row)?,
         Device::Cpu(_) => {
             let x = x.as_f32()?;
             y.as_f32_mut()?[first_row * n..][..x.len()].copy_from_slice(x);
@@ -60,13 +62,37 @@ pub fn gather_rows(x: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
         return x.narrow_rows(range.clone());
     }
     let num_rows = ranges.iter().map(Range::len).sum();
-    let mut y = Tensor::zeros(x.device(), x.dtype(), &[num_rows, x.cols()]);
+    let mut y = Tensor::unwritten(x.device(), x.dtype(), &[num_rows, x.cols()])?;
+    if let Device::Cuda(device) = x.device() {
+        // One launch for all ranges: there may be a range for every sequence of a step.
+        check_ranges(&x, ranges)?;
+        let rows: Vec<u32> = ranges
+            .iter()
+            .cloned()
+            .flatten()
+            .map(|row| row as u32)
+            .collect();
+        device.gather(&x, &rows, &mut y, 0)?;
+        return Ok(y);
+    }
     let mut first_row = 0;
     for range in ranges {
         copy_rows(&x, range.clone(), &mut y, first_row)?;
         first_row += range.len();
     }
     Ok(y)
+}
+
+fn check_ranges(x: &Tensor, ranges: &[Range<usize>]) -> Result<()> {
+    match ranges.iter().find(|range| range.end > x.rows()) {
+        Some(range) => Err(TensorError::Rows {
+            what: "gather_rows",
+            start: range.start,
+            end: range.end,
+            num_rows: x.rows(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn check_place(what: &'static str, n: usize, rows: Range<usize>, y: &Tensor) -> Result<()> {

@@ -7,7 +7,7 @@ mod tests;
 
 use crate::{
     device::Device,
-    tensor::{DType, Result, Tensor, TensorError},
+    tensor::{Result, Tensor, TensorError},
 };
 
 /// Attends within each square of `len` rows. qkv `[num_squares * len, 3 * width]` f32 holds queries, keys and values side
@@ -28,7 +28,7 @@ pub fn full_attention(qkv: &Tensor, len: usize, num_heads: usize) -> Result<Tens
             found: qkv.shape().to_vec(),
         });
     }
-    let mut out = Tensor::zeros(qkv.device(), DType::F32, &[qkv.rows(), width]);
+    let mut out = Tensor::unwritten(qkv.device(), qkv.dtype(), &[qkv.rows(), width])?;
     let shape = Shape {
         num_squares: qkv.rows() / len,
         len,
@@ -39,6 +39,7 @@ pub fn full_attention(qkv: &Tensor, len: usize, num_heads: usize) -> Result<Tens
         Device::Cpu(device) => {
             cpu::full_attention(device, qkv.as_f32()?, &shape, out.as_f32_mut()?)
         }
+        Device::Cuda(device) => device.full_attention(qkv, len, num_heads, &mut out)?,
     }
     Ok(out)
 }

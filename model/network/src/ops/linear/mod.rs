@@ -12,15 +12,31 @@ use crate::{
     tensor::{DType, Result, Tensor, TensorError},
 };
 
-/// `x · wᵀ (+ bias)`: x `[m, k]` f32, w `[n, k]` of any type, bias `[n]` of any type; gives `[m, n]` f32.
-/// Leading dimensions of x are taken as rows.
+/// `x · wᵀ (+ bias)`: x `[m, k]` f32, w `[n, k]` of any type, bias `[n]` of any type; gives `[m, n]` f32. On a GPU all four are of
+/// one type. Leading dimensions of x are taken as rows.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check_product("linear", x, w)?;
+    product(x, w, bias, x.dtype())
+}
+
+/// As [`linear`] without bias, with a result of f32 on every device: logits, whose differences a type of half the width would lose.
+pub fn linear_wide(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    check_product("linear_wide", x, w)?;
+    product(x, w, None, DType::F32)
+}
+
+fn product(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, dtype: DType) -> Result<Tensor> {
     let n = w.rows();
-    let bias = bias.map(|bias| check_bias(bias, n)).transpose()?;
-    let mut y = Tensor::zeros(x.device(), DType::F32, &[x.rows(), n]);
+    if let Some(bias) = bias {
+        check_bias(bias, n)?;
+    }
+    let mut y = Tensor::unwritten(x.device(), dtype, &[x.rows(), n])?;
     match x.device() {
-        Device::Cpu(device) => cpu::linear(device, x, w, bias.as_deref(), &mut y)?,
+        Device::Cpu(device) => {
+            let bias = bias.map(Tensor::to_f32_vec).transpose()?;
+            cpu::linear(device, x, w, bias.as_deref(), &mut y)?;
+        }
+        Device::Cuda(device) => device.linear(x, w, bias, &mut y)?,
     }
     Ok(y)
 }
@@ -46,6 +62,7 @@ pub fn linear_acc(
     check_rows(WHAT, rows, x.rows(), y.rows())?;
     match x.device() {
         Device::Cpu(device) => cpu::linear_acc(device, x, w, scale, y, rows),
+        Device::Cuda(device) => device.linear_acc(x, w, scale, y, rows),
     }
 }
 
@@ -58,17 +75,17 @@ fn check_product(what: &'static str, x: &Tensor, w: &Tensor) -> Result<()> {
             found: x.shape().to_vec(),
         });
     }
-    if x.dtype() != DType::F32 {
+    if x.dtype() != x.device().activation_dtype(w.dtype()) {
         return Err(TensorError::DType {
             what,
-            wanted: "activations of F32",
+            wanted: "activations of F32, or of the weight's type on a GPU",
             found: x.dtype(),
         });
     }
     Ok(())
 }
 
-fn check_bias(bias: &Tensor, n: usize) -> Result<Vec<f32>> {
+fn check_bias(bias: &Tensor, n: usize) -> Result<()> {
     if bias.shape() != [n] {
         let wanted = format!("[{n}] for the bias");
         return Err(TensorError::Shape {
@@ -77,7 +94,7 @@ fn check_bias(bias: &Tensor, n: usize) -> Result<Vec<f32>> {
             found: bias.shape().to_vec(),
         });
     }
-    bias.to_f32_vec()
+    Ok(())
 }
 
 fn check_rows(

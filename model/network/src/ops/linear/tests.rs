@@ -19,7 +19,9 @@ fn devices(num_threads: usize) -> impl Iterator<Item = Device> {
 }
 
 fn describe(device: &Device) -> String {
-    let Device::Cpu(cpu) = device;
+    let Device::Cpu(cpu) = device else {
+        return format!("{device:?}");
+    };
     format!(
         "{:?} with {} threads",
         cpu.instruction_set(),

@@ -3,7 +3,7 @@
 use crate::{
     device::{CpuDevice, Device},
     ops::vectorised::vectorised,
-    tensor::{DType, Result, Tensor, TensorError},
+    tensor::{Result, Tensor, TensorError},
 };
 
 /// Norms the rows of x `[.., n]` f32; weight and bias `[n]` f32. Gives a tensor of x's shape.
@@ -18,17 +18,17 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
             });
         }
     }
-    let mut y = Tensor::zeros(x.device(), DType::F32, x.shape());
-    let (weight, bias) = (weight.as_f32()?, bias.as_f32()?);
+    let mut y = Tensor::unwritten(x.device(), x.dtype(), x.shape())?;
     match x.device() {
         Device::Cpu(device) => on_cpu(
             device,
             x.as_f32()?,
-            weight,
-            bias,
+            weight.as_f32()?,
+            bias.as_f32()?,
             eps as f32,
             y.as_f32_mut()?,
         ),
+        Device::Cuda(device) => device.layer_norm(x, weight, bias, eps as f32, &mut y)?,
     }
     Ok(y)
 }
@@ -86,6 +86,7 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     #[test]
     fn a_normed_row_equals_the_f64_formula() {

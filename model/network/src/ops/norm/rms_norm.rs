@@ -4,7 +4,8 @@ use pulp::Arch;
 
 use crate::{
     device::{CpuDevice, Device},
-    tensor::{DType, Result, Tensor, TensorError},
+    ops::elementwise::add_assign,
+    tensor::{Result, Tensor, TensorError},
 };
 
 /// Norms the rows of x `[.., n]` f32; weight `[n]` f32. Gives a tensor of x's shape.
@@ -17,11 +18,34 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
             found: weight.shape().to_vec(),
         });
     }
-    let mut y = Tensor::zeros(x.device(), DType::F32, x.shape());
-    let (x, weight, eps) = (x, weight.as_f32()?, eps as f32);
+    let mut y = Tensor::unwritten(x.device(), x.dtype(), x.shape())?;
+    let eps = eps as f32;
     match x.device() {
-        Device::Cpu(device) => on_cpu(device, x.as_f32()?, weight, eps, y.as_f32_mut()?),
+        Device::Cpu(device) => {
+            on_cpu(device, x.as_f32()?, weight.as_f32()?, eps, y.as_f32_mut()?);
+        }
+        Device::Cuda(device) => device.rms_norm(&mut x.clone(), None, weight, eps, &mut y)?,
     }
+    Ok(y)
+}
+
+/// `x += delta`, and then the norm of x's rows: both of one shape and type, x not shared. What closes one block and opens the next
+/// goes over the rows together where a device gains by that.
+pub fn add_rms_norm(x: &mut Tensor, delta: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let device = x.device().clone();
+    let Device::Cuda(device) = device else {
+        add_assign(x, delta)?;
+        return rms_norm(x, weight, eps);
+    };
+    if delta.shape() != x.shape() || weight.shape() != [x.cols()] {
+        return Err(TensorError::Shape {
+            what: "add_rms_norm",
+            wanted: format!("{:?} and [{}] for the weight", x.shape(), x.cols()),
+            found: [delta.shape(), weight.shape()].concat(),
+        });
+    }
+    let mut y = Tensor::unwritten(x.device(), x.dtype(), x.shape())?;
+    device.rms_norm(x, Some(delta), weight, eps as f32, &mut y)?;
     Ok(y)
 }
 
@@ -68,7 +92,7 @@ fn sum_of_squares(x: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::goldens::Goldens;
+    use crate::{goldens::Goldens, tensor::DType};
 
     #[test]
     fn a_normed_row_equals_the_f64_formula() {

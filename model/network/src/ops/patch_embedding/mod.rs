@@ -8,7 +8,7 @@ mod tests;
 use crate::{
     device::Device,
     ops::linear::linear,
-    tensor::{DType, Result, Tensor, TensorError},
+    tensor::{Result, Tensor, TensorError},
 };
 
 /// pixels `[num_squares, 3, side, side]` f32; weight `[width, 3 * patch * patch]` of any type, columns by channel, row and
@@ -30,22 +30,27 @@ pub fn patch_embedding(
         });
     }
     let num_patches = grid.num_squares * grid.patches_per_square();
-    let mut patches = Tensor::zeros(pixels.device(), DType::F32, &[num_patches, weight.cols()]);
+    let mut patches = Tensor::unwritten(
+        pixels.device(),
+        pixels.dtype(),
+        &[num_patches, weight.cols()],
+    )?;
     match pixels.device() {
         Device::Cpu(device) => cpu::unfold(device, pixels.as_f32()?, &grid, patches.as_f32_mut()?),
+        Device::Cuda(device) => device.unfold(pixels, grid.patch, &mut patches)?,
     }
     let embedded = linear(&patches, weight, None)?;
     let num_rows = grid.num_squares * (1 + grid.patches_per_square());
-    let mut rows = Tensor::zeros(pixels.device(), DType::F32, &[num_rows, width]);
-    let (class, positions) = (class.as_f32()?, positions.as_f32()?);
+    let mut rows = Tensor::unwritten(pixels.device(), pixels.dtype(), &[num_rows, width])?;
     match pixels.device() {
         Device::Cpu(device) => cpu::place(
             device,
             embedded.as_f32()?,
-            class,
-            positions,
+            class.as_f32()?,
+            positions.as_f32()?,
             rows.as_f32_mut()?,
         ),
+        Device::Cuda(device) => device.place(&embedded, class, positions, &mut rows)?,
     }
     Ok(rows)
 }

@@ -22,7 +22,7 @@ pub(super) fn fill(spans: &[RotarySpan], head_dim: usize, cos: &mut [f32], sin: 
 }
 
 /// `1 / base^(2m / head_dim)` for each pair, rounded to f32 after the quotient, the power and the inverse.
-fn frequencies(base: f64, head_dim: usize) -> Vec<f32> {
+pub(crate) fn frequencies(base: f64, head_dim: usize) -> Vec<f32> {
     let base = f64::from(base as f32);
     let frequency = |m: usize| {
         let exponent = (2 * m) as f32 / head_dim as f32;

@@ -5,6 +5,9 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cpu::frequencies;
+
 use crate::{
     device::Device,
     tensor::{DType, Result, Tensor, TensorError},
@@ -70,16 +73,30 @@ impl RotaryAngles {
     /// reference rounds them: at far positions that decides the last digits (goldens, "What the official code does").
     pub fn new(device: &Device, head_dim: usize, spans: &[RotarySpan]) -> Result<Self> {
         let num_rows = spans.iter().map(|span| span.num_rows).sum();
-        let zeros = || Tensor::zeros(device, DType::F32, &[num_rows, head_dim / 2]);
-        let (mut cos, mut sin) = (zeros(), zeros());
+        let table = || Tensor::unwritten(device, DType::F32, &[num_rows, head_dim / 2]);
+        let (mut cos, mut sin) = (table()?, table()?);
         match device {
             Device::Cpu(_) => cpu::fill(spans, head_dim, cos.as_f32_mut()?, sin.as_f32_mut()?),
+            Device::Cuda(device) => device.rotary_angles(spans, head_dim, &mut cos, &mut sin)?,
         }
         Ok(Self { cos, sin })
     }
 
     /// Rotates the query and key heads of qkv `[num_rows, layout.width()]` f32 (not shared) in place.
     pub fn rotate(&self, qkv: &mut Tensor, layout: &QkvLayout) -> Result<()> {
+        self.check(qkv, layout)?;
+        let device = qkv.device().clone();
+        match device {
+            Device::Cpu(device) => {
+                let (cos, sin) = (self.cos.as_f32()?, self.sin.as_f32()?);
+                cpu::rotate(&device, qkv.as_f32_mut()?, layout, cos, sin);
+            }
+            Device::Cuda(device) => device.rotate(qkv, layout, &self.cos, &self.sin)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check(&self, qkv: &Tensor, layout: &QkvLayout) -> Result<()> {
         layout.check("rotate", qkv, self.cos.rows())?;
         if layout.head_dim != 2 * self.cos.cols() {
             return Err(TensorError::Shape {
@@ -87,11 +104,6 @@ impl RotaryAngles {
                 wanted: format!("angles for heads of {}", layout.head_dim),
                 found: self.cos.shape().to_vec(),
             });
-        }
-        let (cos, sin) = (self.cos.as_f32()?, self.sin.as_f32()?);
-        let device = qkv.device().clone();
-        match device {
-            Device::Cpu(device) => cpu::rotate(&device, qkv.as_f32_mut()?, layout, cos, sin),
         }
         Ok(())
     }
