@@ -26,8 +26,8 @@ use inkstone_world::Skill;
 pub(crate) use admission::AdmissionArguments;
 pub(crate) use bench::{
     BenchArguments, BenchCommand, BenchComposeArguments, BenchCoordinatorArguments,
-    BenchEngineArguments, BenchFairnessArguments, BenchProxyArguments, BenchRoutingArguments,
-    BenchServeArguments,
+    BenchDeviceArguments, BenchEngineArguments, BenchFairnessArguments, BenchProxyArguments,
+    BenchRoutingArguments, BenchServeArguments,
 };
 pub(crate) use chat::{ChatArguments, PriorityChoice};
 pub(crate) use cluster::{
@@ -128,6 +128,8 @@ pub(crate) struct EngineArguments {
 pub(crate) enum DeviceChoice {
     /// The processor.
     Cpu,
+    /// NVIDIA GPUs, one for each rank.
+    Cuda,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

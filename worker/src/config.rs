@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::Context;
 use inkstone_cluster::{NodeAddress, NodeId, Role};
-use inkstone_model::tensor::DType;
+use inkstone_model::{device::Device, tensor::DType};
 
 /// How a process loads and runs its part of the model.
 #[derive(Clone, Debug)]
@@ -14,6 +15,32 @@ pub struct ModelSettings {
     pub dtype: Option<DType>,
     /// Threads of each rank, or of the picture encoder; at least 1.
     pub threads: usize,
+    /// What computes.
+    pub device: DeviceKind,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceKind {
+    #[default]
+    Cpu,
+    /// GPUs of this machine: each rank of the process has one, from `first` on.
+    Cuda { first: usize },
+}
+
+impl ModelSettings {
+    /// The device of the process's rank of that number, counted from 0 among its own.
+    ///
+    /// # Errors
+    /// Says what is missing for it.
+    pub fn open_device(&self, index: usize) -> anyhow::Result<Device> {
+        match self.device {
+            DeviceKind::Cpu => Ok(Device::cpu(self.threads)),
+            DeviceKind::Cuda { first } => {
+                Device::cuda(first + index).context("cannot compute on a GPU (--device cuda)")
+            }
+        }
+    }
 }
 
 /// Settings of a language group's leader process.

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use inkstone_interface::tokenizer::{ADDED_TOKENS_FILE, Tokenizer};
 use inkstone_model::{
     checkpoint::{Checkpoint, Shard},
-    device::Device,
     internlm2::LanguageModel,
     load_options::LoadOptions,
 };
@@ -18,17 +17,18 @@ use crate::{
     progress::{LoadProgress, ProgressSink},
 };
 
-/// Loads a rank's shard.
+/// Loads a rank's shard to the device of the process's rank of that `index`.
 pub(crate) fn load_rank(
     checkpoint: &Checkpoint,
     settings: &ModelSettings,
     shard: Shard,
+    index: usize,
     progress: &ProgressSink,
 ) -> anyhow::Result<Arc<LanguageModel>> {
     let started = Instant::now();
     let options = LoadOptions {
         dtype: settings.dtype,
-        device: Device::cpu(settings.threads),
+        device: settings.open_device(index)?,
     };
     let part = format!("rank {}", shard.rank);
     let bytes_read = Cell::new(0);
@@ -59,10 +59,12 @@ pub(crate) async fn load_ranks(
     shards: impl IntoIterator<Item = Shard>,
     progress: &ProgressSink,
 ) -> anyhow::Result<Vec<Arc<LanguageModel>>> {
-    let loads = shards.into_iter().map(|shard| {
+    let loads = shards.into_iter().enumerate().map(|(index, shard)| {
         let (checkpoint, settings) = (Arc::clone(checkpoint), settings.clone());
         let progress = Arc::clone(progress);
-        tokio::task::spawn_blocking(move || load_rank(&checkpoint, &settings, shard, &progress))
+        tokio::task::spawn_blocking(move || {
+            load_rank(&checkpoint, &settings, shard, index, &progress)
+        })
     });
     let loads: Vec<_> = loads.collect();
     let mut models = Vec::with_capacity(loads.len());

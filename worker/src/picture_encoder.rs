@@ -9,7 +9,6 @@ use inkstone_model::{
         PictureFeatures, VisionModel,
         preprocess::{DecodeLimits, PreparedPicture},
     },
-    device::Device,
     load_options::LoadOptions,
 };
 use tokio::net::TcpListener;
@@ -96,7 +95,7 @@ async fn load(
     let model = tokio::task::spawn_blocking(move || {
         let options = LoadOptions {
             dtype: settings.dtype,
-            device: Device::cpu(settings.threads),
+            device: settings.open_device(0)?,
         };
         let report = |at: inkstone_model::checkpoint::LoadProgress<'_>| {
             progress(LoadProgress {
@@ -105,7 +104,7 @@ async fn load(
                 bytes_total: at.bytes_total,
             });
         };
-        VisionModel::load(&checkpoint, &options, &report)
+        anyhow::Ok(VisionModel::load(&checkpoint, &options, &report)?)
     })
     .await??;
     Ok(Tower(model))

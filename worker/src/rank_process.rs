@@ -68,7 +68,7 @@ pub async fn run_rank(
     let vocabulary = load_vocabulary(&config.model, &checkpoint).await?;
     let settings = config.model.clone();
     let model =
-        tokio::task::spawn_blocking(move || load_rank(&checkpoint, &settings, shard, &progress))
+        tokio::task::spawn_blocking(move || load_rank(&checkpoint, &settings, shard, 0, &progress))
             .await??;
     let endpoint = endpoint(&config.leader)?;
     let joined = tokio::select! {
@@ -196,7 +196,7 @@ impl RankSeat {
     ) -> Result<(), Breakage> {
         let place = (self.rank, self.world_size);
         let collective = tokio::select! {
-            collective = joined.enter_collective(place, self.deadlines) => collective,
+            collective = joined.enter_collective(place, self.deadlines, model.device().clone()) => collective,
             () = stop.cancelled() => return Ok(()),
         };
         let collective = match collective {
@@ -204,7 +204,7 @@ impl RankSeat {
             Err(reason) => return Err(farewell(joined, reason).await),
         };
         let num_blocks = joined.welcome.num_kv_blocks as usize;
-        let runner = RankRunner::new(model, num_blocks, Arc::new(collective), vocabulary);
+        let runner = RankRunner::new(model, num_blocks, collective, vocabulary);
         let mut thread = RankThread::start(runner, first_step)
             .map_err(|error| Breakage::by([self.rank], error.to_string()))?;
         let end = loop {

@@ -19,6 +19,8 @@ pub(crate) enum BenchCommand {
     Serve(BenchServeArguments),
     /// What a token costs the coordinator, beside a proxy that only forwards bytes.
     Coordinator(BenchCoordinatorArguments),
+    /// What the network does on one device, each figure beside what the device can do at best.
+    Device(BenchDeviceArguments),
     /// What batching, chunked prefill and the prefix cache bring, on real weights.
     Engine(BenchEngineArguments),
     /// How long a tenant waits for its first token while another keeps a hundred times as many questions open.
@@ -97,6 +99,24 @@ pub(crate) struct BenchCoordinatorArguments {
     #[arg(long, value_name = "MS", default_value_t = 200.0)]
     pub(crate) token_limit: f64,
     /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchDeviceArguments {
+    /// Shape of the model, whose weights are random; not with --model [default: vl-7b on a GPU, quarter on a CPU].
+    #[arg(long)]
+    pub(crate) preset: Option<Preset>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArguments,
+    /// Folder that random weights are written to, and found in by later runs.
+    #[arg(long, value_name = "DIR", default_value = "/tmp/inkstone-bench")]
+    pub(crate) work: PathBuf,
+    /// Few rows and short prompts: to see that all of it runs.
+    #[arg(long)]
+    pub(crate) small: bool,
+    /// Print the figures as JSON, one object a line.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -120,7 +120,7 @@ impl LocalCluster {
             devices,
             model: self
                 .engine
-                .model_settings(self.model_dir.clone(), ranks as usize),
+                .model_settings(self.model_dir.clone(), ranks as usize)?,
             group: self.engine.group(Deadlines {
                 join: DEFAULT_NODE_JOIN_DEADLINE,
                 step: DEFAULT_STEP_DEADLINE,

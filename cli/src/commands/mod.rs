@@ -24,21 +24,36 @@ use std::{future::Future, path::PathBuf, thread};
 
 use inkstone_worker::config as defaults;
 use inkstone_worker::config::{
-    Deadlines, ExecutorSettings, GroupSettings, ModelSettings, VisionSettings,
+    Deadlines, DeviceKind, ExecutorSettings, GroupSettings, ModelSettings, VisionSettings,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::EngineArguments;
+use crate::arguments::{DeviceChoice, EngineArguments};
 
 impl EngineArguments {
     /// Settings for `parts` ranks (or encoders) that share this process's threads.
-    pub(crate) fn model_settings(&self, model_dir: PathBuf, parts: usize) -> ModelSettings {
-        ModelSettings {
+    ///
+    /// # Errors
+    /// When a device is asked for that this machine or this binary does not have: better now than in a worker's first life.
+    pub(crate) fn model_settings(
+        &self,
+        model_dir: PathBuf,
+        parts: usize,
+    ) -> anyhow::Result<ModelSettings> {
+        let settings = ModelSettings {
             model_dir,
             dtype: self.dtype.map(Into::into),
             threads: self.threads_of_each(parts),
+            device: match self.device {
+                DeviceChoice::Cpu => DeviceKind::Cpu,
+                DeviceChoice::Cuda => DeviceKind::Cuda { first: 0 },
+            },
+        };
+        if settings.device != DeviceKind::Cpu {
+            settings.open_device(parts.saturating_sub(1))?;
         }
+        Ok(settings)
     }
 
     /// Threads for each of `parts` that share this process's.

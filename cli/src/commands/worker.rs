@@ -140,7 +140,7 @@ impl WorkerArguments {
     fn model_settings(&self, parts: usize) -> anyhow::Result<ModelSettings> {
         let model_dir = self.engine.model.clone();
         let model_dir = model_dir.context("a worker needs --model DIR")?;
-        Ok(self.engine.model_settings(model_dir, parts))
+        self.engine.model_settings(model_dir, parts)
     }
 
     fn executor(&self) -> ExecutorSettings {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use inkstone_cluster::Epoch;
-use inkstone_model::collectives::{TcpCollective, TcpMember};
+use inkstone_model::{
+    collectives::{Collective, TcpCollective, TcpMember, between_devices},
+    device::Device,
+};
 use inkstone_proto::worker::v1::{
     GroupEnded, JoinResponse, LeaderAlive, RankHello, Welcome, join_response::Message,
 };
@@ -405,13 +408,16 @@ pub(super) fn member(
     }
 }
 
-/// Rank 0's end of the collective of a welcomed group.
+/// Rank 0's end of the collective of a welcomed group, between the ranks' devices.
 pub fn lead_collective(
     listener: &TcpListener,
     welcome: &Welcome,
     world_size: usize,
     deadlines: Deadlines,
-) -> Result<TcpCollective, String> {
-    TcpCollective::lead(listener, &member(welcome, (0, world_size), deadlines))
+    device: &Device,
+) -> Result<Arc<dyn Collective>, String> {
+    let member = member(welcome, (0, world_size), deadlines);
+    TcpCollective::lead(listener, &member)
+        .and_then(|met| between_devices(Arc::new(met), device))
         .map_err(|error| error.to_string())
 }

@@ -1,11 +1,14 @@
 //! How processes become one group, the side of every rank but the leader: says hello, is welcomed, meets the others in the
 //! collective, and is told what to run until the leader says farewell, breaks off or falls silent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use inkstone_cluster::{Epoch, GroupId};
-use inkstone_model::collectives::TcpCollective;
+use inkstone_model::{
+    collectives::{Collective, TcpCollective, between_devices},
+    device::Device,
+};
 use inkstone_proto::worker::v1::{
     JoinRequest, JoinResponse, RankAlive, RankFailed, RankHello, RankReady, Welcome,
     group_service_client::GroupServiceClient, join_request::Message,
@@ -131,11 +134,14 @@ impl Joined {
         &self,
         (rank, world_size): (usize, usize),
         deadlines: Deadlines,
-    ) -> Result<TcpCollective, String> {
+        device: Device,
+    ) -> Result<Arc<dyn Collective>, String> {
         let member = member(&self.welcome, (rank, world_size), deadlines);
         let rendezvous = self.welcome.rendezvous.clone();
         let formed = tokio::task::spawn_blocking(move || {
-            TcpCollective::join(rendezvous.as_str(), &member).map_err(|error| error.to_string())
+            TcpCollective::join(rendezvous.as_str(), &member)
+                .and_then(|met| between_devices(Arc::new(met), &device))
+                .map_err(|error| error.to_string())
         })
         .await
         .unwrap_or_else(|error| Err(error.to_string()));

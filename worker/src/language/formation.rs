@@ -8,10 +8,11 @@ use futures::future::BoxFuture;
 use inkstone_engine::EngineLimits;
 use inkstone_model::{
     checkpoint::Checkpoint,
-    collectives::{Collective, LocalCollective, SingleCollective},
+    collectives::{Collective, LocalCollective, SingleCollective, between_devices},
     internlm2::{LanguageModel, RopeRule},
 };
 use inkstone_proto::worker::v1::{DescribeLanguageResponse, Welcome};
+use tokio::task::spawn_blocking;
 
 use super::{kv_budget::KvBudget, warm_up::warm_up};
 use crate::{
@@ -53,8 +54,7 @@ pub(crate) enum Meeting<'a> {
     },
 }
 
-/// Where ranks meet for the TCP collective. A collective of GPUs meets by an id instead, which rank 0 makes and publishes in the
-/// registry (`Registry::publish_nccl_id`) before it welcomes the others.
+/// Where ranks meet for the TCP collective, which is also where those of GPUs agree on NCCL's id.
 pub(crate) struct Rendezvous {
     pub(crate) listener: TcpListener,
     /// `host:port`, as the others reach it.
@@ -174,11 +174,11 @@ impl Formation<'_> {
         meeting: Meeting<'_>,
     ) -> Result<Ready, Breakage> {
         let broken = |error: anyhow::Error| Breakage::by([0], format!("{error:#}"));
-        let num_blocks = self.num_blocks(&models).map_err(broken)?;
+        let num_blocks = self.num_blocks(&models).await.map_err(broken)?;
         let executor = match meeting {
-            Meeting::InProcess => self.in_process(models, num_blocks).map_err(broken)?,
+            Meeting::InProcess => self.in_process(models, num_blocks).await.map_err(broken)?,
             Meeting::Joining { .. } if self.world_size == 1 => {
-                self.in_process(models, num_blocks).map_err(broken)?
+                self.in_process(models, num_blocks).await.map_err(broken)?
             }
             Meeting::Joining {
                 desk,
@@ -198,13 +198,17 @@ impl Formation<'_> {
         })
     }
 
-    fn num_blocks(&self, models: &[Arc<LanguageModel>]) -> anyhow::Result<usize> {
+    async fn num_blocks(&self, models: &[Arc<LanguageModel>]) -> anyhow::Result<usize> {
         let first = models.first().context("a group has at least one rank")?;
+        let (here, settings) = (models.to_vec(), self.settings);
+        let (rows, running) = (settings.max_step_tokens, settings.max_running);
+        let free = spawn_blocking(move || free_on_gpus(&here, rows.max(running), running));
         let budget = KvBudget {
             config: self.checkpoint.config(),
             world_size: self.world_size,
             ranks_here: models.len(),
             dtype: first.kv_dtype(),
+            free_on_gpu: free.await??,
         };
         let max_prompt_tokens = self.checkpoint.description().max_prompt_tokens;
         let num_blocks = budget.num_blocks(self.settings.kv_cache_tokens, max_prompt_tokens);
@@ -212,7 +216,7 @@ impl Formation<'_> {
         Ok(num_blocks)
     }
 
-    fn in_process(
+    async fn in_process(
         &self,
         models: Vec<Arc<LanguageModel>>,
         num_blocks: usize,
@@ -223,8 +227,15 @@ impl Formation<'_> {
             1 => vec![Arc::new(SingleCollective)],
             ranks => {
                 let ends = LocalCollective::group(ranks, deadline).into_iter();
-                ends.map(|end| Arc::new(end) as Arc<dyn Collective>)
-                    .collect()
+                let joins = ends.zip(&models).map(|(end, model)| {
+                    let device = model.device().clone();
+                    spawn_blocking(move || between_devices(Arc::new(end), &device))
+                });
+                let mut ends = Vec::with_capacity(ranks);
+                for join in joins.collect::<Vec<_>>() {
+                    ends.push(join.await??);
+                }
+                ends
             }
         };
         let mut runners = models.into_iter().zip(ends);
@@ -257,11 +268,11 @@ impl Formation<'_> {
             group_id: self.life.group.as_str().to_owned(),
             rendezvous: rendezvous.address,
             num_kv_blocks: u32::try_from(num_blocks).unwrap_or(u32::MAX),
-            ..Welcome::default()
         };
         let (world_size, terms) = (self.world_size, welcome.clone());
         let listener = rendezvous.listener;
-        let form = move || lead_collective(&listener, &terms, world_size, deadlines);
+        let device = model.device().clone();
+        let form = move || lead_collective(&listener, &terms, world_size, deadlines, &device);
         tracing::info!(
             ranks = world_size - 1,
             "waiting for the other ranks to join"
@@ -272,7 +283,7 @@ impl Formation<'_> {
             Ok(assembled) => assembled,
             Err(error) => return Err(suspects(desk, error).await),
         };
-        let own = self.runner(model, num_blocks, Arc::new(collective));
+        let own = self.runner(model, num_blocks, collective);
         DeviceExecutor::start(own, peers, (failures, reports), deadlines.step)
             .map_err(|error| Breakage::by([0], error.to_string()))
     }
@@ -290,6 +301,27 @@ impl Formation<'_> {
 
 fn first_forward(reason: &str) -> Breakage {
     Breakage::new(format!("the first forward failed: {reason}"))
+}
+
+/// Free bytes of the GPU of these ranks that has the fewest, beside what the largest step takes; none without GPUs.
+fn free_on_gpus(
+    models: &[Arc<LanguageModel>],
+    num_rows: usize,
+    num_logits: usize,
+) -> anyhow::Result<Option<u64>> {
+    let mut fewest: Option<u64> = None;
+    for model in models {
+        let step_bytes = model
+            .step_bytes_on_gpu(num_rows, num_logits)
+            .context("the largest step does not run on the GPU")?;
+        let Some((step_bytes, (free, _))) = step_bytes.zip(model.device().memory()?) else {
+            continue;
+        };
+        tracing::info!(step_bytes, free, "the GPU's memory beside the weights");
+        let left = free.saturating_sub(step_bytes) as u64;
+        fewest = Some(fewest.map_or(left, |fewest| fewest.min(left)));
+    }
+    Ok(fewest)
 }
 
 /// A group that did not form.

@@ -6,6 +6,10 @@ use inkstone_model::{checkpoint::Shard, kv_cache::KvCache, tensor::DType};
 
 /// The share of free memory that is the cache's, unless told otherwise: one in so many.
 const MEMORY_SHARE: u64 = 4;
+/// What the cache leaves free on a GPU beside the largest step: room for a vision encoder, and for what fragments waste.
+const GPU_RESERVE: u64 = 2 << 30;
+/// Blocks that the scheduler keeps account of at most, whatever a GPU has room for: small models on large GPUs.
+const MAX_BLOCKS: usize = 1 << 20;
 /// A cache holds at most so many of the longest prompts unless told otherwise.
 const MAX_PROMPTS: usize = 8;
 
@@ -18,6 +22,8 @@ pub(super) struct KvBudget<'a> {
     pub(super) ranks_here: usize,
     /// Of the cache's elements.
     pub(super) dtype: DType,
+    /// Free bytes of each rank's GPU once its weights are there and the largest step has its memory; not set on the CPU.
+    pub(super) free_on_gpu: Option<u64>,
 }
 
 impl KvBudget<'_> {
@@ -25,8 +31,20 @@ impl KvBudget<'_> {
     pub(super) fn num_blocks(&self, tokens: Option<usize>, max_prompt_tokens: usize) -> usize {
         match tokens {
             Some(tokens) => tokens.div_ceil(BLOCK_TOKENS).max(1),
-            None => self.blocks_in(available_memory(), max_prompt_tokens),
+            None => match self.free_on_gpu {
+                Some(free_bytes) => self.blocks_on_gpu(free_bytes),
+                None => self.blocks_in(available_memory(), max_prompt_tokens),
+            },
         }
+    }
+
+    /// Blocks in what is free on each rank's GPU.
+    fn blocks_on_gpu(&self, free_bytes: u64) -> usize {
+        let block_bytes = self.block_bytes() / self.ranks_here.max(1) as u64;
+        let fits = free_bytes.saturating_sub(GPU_RESERVE) / block_bytes.max(1);
+        usize::try_from(fits)
+            .unwrap_or(usize::MAX)
+            .clamp(1, MAX_BLOCKS)
     }
 
     /// Blocks in a share of `free_bytes`.
@@ -86,6 +104,7 @@ mod tests {
             world_size: 2,
             ranks_here,
             dtype,
+            free_on_gpu: None,
         };
         budget.blocks_in(free_bytes, 1 << 30)
     }
@@ -100,6 +119,31 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_gives_its_cache_what_is_free_up_to_what_can_be_counted() {
+        let config = Preset::Vl7b.config();
+        let budget = |free_on_gpu| KvBudget {
+            config: &config,
+            world_size: 1,
+            ranks_here: 1,
+            dtype: DType::BF16,
+            free_on_gpu: Some(free_on_gpu),
+        };
+        // 32 layers of 8 heads of 128, keys and values: 128 KiB a position.
+        let block_bytes = (128 << 10) * BLOCK_TOKENS as u64;
+        let free = GPU_RESERVE + 1000 * block_bytes;
+        assert_eq!(budget(free).num_blocks(None, 4096), 1000);
+        assert_eq!(budget(GPU_RESERVE / 2).num_blocks(None, 4096), 1);
+        assert_eq!(budget(u64::MAX).num_blocks(None, 4096), MAX_BLOCKS);
+        // Ranks of a process have a GPU each.
+        let two = KvBudget {
+            world_size: 2,
+            ranks_here: 2,
+            ..budget(free)
+        };
+        assert_eq!(two.num_blocks(None, 4096), 2000);
+    }
+
+    #[test]
     fn a_cache_has_a_block_at_least_and_a_few_prompts_at_most() {
         assert_eq!(blocks(DType::F32, 2, 0), 1);
         let config = Preset::Tiny.config();
@@ -108,6 +152,7 @@ mod tests {
             world_size: 1,
             ranks_here: 1,
             dtype: DType::BF16,
+            free_on_gpu: None,
         };
         assert_eq!(budget.blocks_in(u64::MAX, 4096), 8 * 4096 / BLOCK_TOKENS);
         assert_eq!(budget.num_blocks(Some(17), 4096), 2);

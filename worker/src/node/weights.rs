@@ -64,7 +64,7 @@ impl Weights {
             .node
             .board
             .progress(Arc::clone(&self.node.progress), language_loading);
-        for shard in shards {
+        for (index, shard) in shards.iter().enumerate() {
             let key = key(*shard);
             if self.kept.contains_key(&key) || self.loads.contains_key(&key) {
                 continue;
@@ -74,7 +74,7 @@ impl Weights {
                 self.node.config.model.clone(),
             );
             let (shard, sink) = (*shard, Arc::clone(&sink));
-            let load = move || load_rank(&checkpoint, &settings, shard, &sink);
+            let load = move || load_rank(&checkpoint, &settings, shard, index, &sink);
             self.loads.insert(key, tokio::task::spawn_blocking(load));
         }
         while let Some(mut entry) = self.loads.first_entry() {

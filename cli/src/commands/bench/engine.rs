@@ -1,7 +1,10 @@
 //! `inkstone bench engine`: what batching, chunked prefill and the prefix cache bring on real weights. Each row stands beside the
 //! same requests without it, on the same machine in the same run, through the whole cluster.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -349,7 +352,7 @@ impl Model {
             .prefix("inkstone-bench-")
             .tempdir()?;
         let made = Self::Made(parent);
-        make(arguments.preset, made.path(), console)?;
+        make_weights(arguments.preset, &made.path(), console)?;
         Ok(made)
     }
 
@@ -361,7 +364,8 @@ impl Model {
     }
 }
 
-fn make(preset: Preset, out: PathBuf, console: &Console) -> anyhow::Result<()> {
+/// Writes a folder of random weights.
+pub(super) fn make_weights(preset: Preset, out: &Path, console: &Console) -> anyhow::Result<()> {
     console.line(&format!(
         "making random weights of the shape {preset}; --model DIR uses others"
     ));
@@ -373,7 +377,7 @@ fn make(preset: Preset, out: PathBuf, console: &Console) -> anyhow::Result<()> {
             bytes_total: at.bytes_total,
         });
     };
-    synthesize(preset, 0, &out, SynthesizeOptions::default(), &report)?;
+    synthesize(preset, 0, out, SynthesizeOptions::default(), &report)?;
     Ok(())
 }
 

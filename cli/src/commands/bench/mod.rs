@@ -3,6 +3,7 @@
 
 mod compose;
 mod coordinator;
+mod device;
 mod engine;
 mod fairness;
 mod load;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: BenchCommand, console: &Console) -> anyhow::Result<()
     match command {
         BenchCommand::Serve(arguments) => serve::run(arguments, console),
         BenchCommand::Coordinator(arguments) => coordinator::run(arguments, console),
+        BenchCommand::Device(arguments) => device::run(arguments, console),
         BenchCommand::Engine(arguments) => engine::run(arguments, console),
         BenchCommand::Fairness(arguments) => fairness::run(arguments, console),
         BenchCommand::Routing(arguments) => routing::run(arguments, console),

@@ -94,6 +94,7 @@ fn config(name: &str, devices: u32, address: &str) -> NodeConfig {
             model_dir: model_dir(),
             dtype: None,
             threads: 1,
+            device: crate::config::DeviceKind::Cpu,
         },
         group: GroupSettings {
             executor: ExecutorSettings::Device,
