@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from model import ClipTower, VisionConfig, normalise
 from optimizer import Optimizers, clip
-from trainer import PAUSE_FILE, TOGETHER, Way, agreed, average_weights
+from trainer import TOGETHER, Way, agreed, average_weights
 from world.scene import COLOURS, DIGITS, LETTERS, SHAPES, SIZES
 
 CHARACTERS = DIGITS + LETTERS
@@ -119,8 +118,7 @@ def run(network, crowds, way: Way, rng: random.Random, path: Path, size: int = 4
     step = 0
     smooth: dict[str, float] = {}
     while True:
-        while PAUSE_FILE.exists():
-            time.sleep(1)
+        way.wait_while_paused()
         share = way.share
         if step % TOGETHER == 0:
             average_weights(trained)

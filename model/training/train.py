@@ -127,7 +127,7 @@ def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
     if plan.compiled:
         trainer.compile_layers(network)
     if name == "tower":
-        crowds, way = pool.Pool(plan.work / "crowds"), trainer.Way(plan.of(name), plan.steps)
+        crowds, way = pool.Pool(plan.work / "crowds"), trainer.Way(plan.of(name), plan.steps, plan.work)
         tower_stage.run(network, crowds, way, random.Random(f"tower {plan.seed} {rank}"), plan.work / "tower.pt")
         return
     if name == "features":
@@ -136,7 +136,7 @@ def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
     stage = {"language": language_stage, "see": see_stage, "all": last_stage}[name](plan)
     rng = random.Random(f"{name} {plan.seed} {rank}")
     tokenizer = Tokenizer(plan.work / "tokenizer.model")
-    way = trainer.Way(stage.seconds, stage.steps)
+    way = trainer.Way(stage.seconds, stage.steps, plan.work)
     if name == "language":
         draw = lambda: samples.text_sample(rng)
     else:

@@ -20,7 +20,7 @@ from batches import IGNORED, Batch
 from model import XComposer2
 from optimizer import Optimizers, clip
 
-PAUSE_FILE = Path("/tmp/PAUSE_TRAINING")
+PAUSE = "pause"  # a file of this name in the work folder stops all stages until it is gone
 TOGETHER = 8  # steps between two averagings of the processes' weights
 
 
@@ -127,9 +127,13 @@ class Way:
 
     LONGEST_STEP = 20.0  # seconds
 
-    def __init__(self, seconds: float, steps: int | None):
-        self.seconds, self.steps = seconds, steps
+    def __init__(self, seconds: float, steps: int | None, work: Path):
+        self.seconds, self.steps, self.pause = seconds, steps, work / PAUSE
         self.spent, self.done, self.last = 0.0, 0, time.time()
+
+    def wait_while_paused(self) -> None:
+        while self.pause.exists():
+            time.sleep(1)
 
     def step(self) -> None:
         now = time.time()
@@ -154,8 +158,7 @@ def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, ever
     right: dict[str, float] = {}
     smooth, tokens = None, 0
     while True:
-        while PAUSE_FILE.exists():
-            time.sleep(1)
+        way.wait_while_paused()
         share = way.share
         if step % TOGETHER == 0:
             average_weights(trained)
