@@ -51,6 +51,9 @@ log 'the network on one GPU'
 work=${INKSTONE_BENCH_WORK:-/tmp/inkstone-bench}
 timeout 240 "$here/inkstone" bench device --device cuda --work "$work" 2>&1 | tee "$results/device.txt" | tee -a "$results/summary.txt"
 
+log 'a whole server on one GPU: first tokens with and without a picture, batching'
+timeout 120 "$here/inkstone" bench engine --device cuda --model "$work/vl-7b" 2>&1 | tee "$results/engine.txt" | tee -a "$results/summary.txt"
+
 log 'PyTorch on the same weights'
 timeout 120 python3 "$here/reference.py" "$work/vl-7b" 2>&1 | tee "$results/pytorch.txt" | tee -a "$results/summary.txt"
 log 'done'
