@@ -242,6 +242,9 @@ pub(crate) struct BenchComposeArguments {
     /// The same seed writes the same article.
     #[arg(long, value_name = "S", default_value_t = 3)]
     pub(crate) seed: u64,
+    /// Say when what happened in the last article of each of the cluster's own ways.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) timeline: bool,
     /// Print the figures as JSON.
     #[arg(long)]
     pub(crate) json: bool,

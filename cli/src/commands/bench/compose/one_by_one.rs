@@ -7,7 +7,7 @@ use inkstone_proto::v1::{self as wire, compose_event::Event};
 
 use super::{
     Client, Run, Task, Written, call, greedy, picture, pictures::Novelty, pipeline::forget,
-    report::Timings,
+    report::Timings, timeline::Timeline,
 };
 use crate::commands::client::explain;
 
@@ -18,7 +18,7 @@ pub(super) async fn write(
 ) -> anyhow::Result<Run> {
     let (segments, article) = article(&mut client, task, novelty).await?;
     let (places, placing) = locations(&mut client, task, &segments, novelty).await?;
-    let mut num_uploads = 2 * task.uploads(novelty).len();
+    let mut num_uploads = 2 * task.uploads(<[u8]>::to_vec).len();
     let mut captions: Vec<wire::Caption> = vec![];
     let mut captioning = Duration::ZERO;
     // Of the user's own pictures nothing is asked.
@@ -97,6 +97,7 @@ pub(super) async fn write(
             pictures: choosing,
         },
         num_uploads,
+        timeline: Timeline::default(),
     })
 }
 
@@ -108,7 +109,7 @@ async fn article(
 ) -> anyhow::Result<(Vec<String>, Duration)> {
     let tenant = novelty.tenant();
     let request = wire::ComposeRequest {
-        pictures: task.uploads(novelty),
+        pictures: task.uploads(|png| novelty.picture(png)),
         ..task.request()
     };
     let request = call(request, &tenant)?;
@@ -140,7 +141,7 @@ async fn locations(
         params: Some(params(task)),
         segments: segments.to_vec(),
         count: Some(task.num_pictures),
-        pictures: task.uploads(novelty),
+        pictures: task.uploads(|png| novelty.picture(png)),
     };
     let question = call(question, &novelty.tenant())?;
     let begin = Instant::now();

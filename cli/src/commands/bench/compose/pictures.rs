@@ -1,4 +1,4 @@
-//! Pictures and tenants that nobody had before, so that no cache knows them.
+//! Pictures and tenants that nobody had before, so that no cache knows them; and pictures that somebody had.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,6 +11,30 @@ const PNG_END: usize = 12;
 const CHUNK: &[u8; 4] = b"tEXt";
 /// Its keyword, which ends with a zero.
 const KEYWORD: &[u8] = b"Comment\0";
+
+/// Whether the cluster has met an article's pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acquaintance {
+    NeverSeen,
+    /// Another tenant's article was offered them.
+    SeenBefore,
+}
+
+/// Pictures for one article.
+pub(super) struct Pictures<'a> {
+    pub(super) novelty: &'a Novelty,
+    acquaintance: Acquaintance,
+}
+
+impl Pictures<'_> {
+    /// A drawing as it is sent.
+    pub(super) fn file(&self, png: &[u8]) -> Vec<u8> {
+        match self.acquaintance {
+            Acquaintance::NeverSeen => self.novelty.picture(png),
+            Acquaintance::SeenBefore => png.to_vec(),
+        }
+    }
+}
 
 /// Numbers that are given out once.
 pub(super) struct Novelty {
@@ -25,6 +49,14 @@ impl Novelty {
         Self {
             measurement: since.map_or(0, |since| since.as_nanos()),
             next: AtomicU64::new(0),
+        }
+    }
+
+    /// Pictures that the cluster has met, or has not.
+    pub(super) fn pictures(&self, acquaintance: Acquaintance) -> Pictures<'_> {
+        Pictures {
+            novelty: self,
+            acquaintance,
         }
     }
 
@@ -99,5 +131,15 @@ mod tests {
         assert_eq!(pixels(&a), pixels(&drawn));
         assert_eq!(pixels(&b), pixels(&drawn));
         assert_ne!(novelty.tenant(), novelty.tenant());
+    }
+
+    #[test]
+    fn a_picture_that_was_seen_before_comes_in_the_same_bytes() {
+        let novelty = Novelty::new();
+        let seen = novelty.pictures(Acquaintance::SeenBefore);
+        let new = novelty.pictures(Acquaintance::NeverSeen);
+        let drawn = draw_illustrations(1).next().unwrap().picture;
+        assert_eq!(seen.file(&drawn), drawn);
+        assert_ne!(new.file(&drawn), new.file(&drawn));
     }
 }

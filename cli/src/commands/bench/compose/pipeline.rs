@@ -6,7 +6,9 @@ use anyhow::{Context, bail};
 use inkstone_proto::v1::{self as wire, compose_event::Event};
 use tokio::task::JoinSet;
 
-use super::{Client, Run, Task, Written, call, pictures::Novelty, report::Timings};
+use super::{
+    Client, Run, Task, Written, call, pictures::Pictures, report::Timings, timeline::Timeline,
+};
 use crate::commands::client::explain;
 
 /// Whether captions and choices wait for each other.
@@ -27,9 +29,9 @@ pub(super) async fn write(
     mut client: Client,
     task: &Task,
     steps: StepsRun,
-    novelty: &Novelty,
+    pictures: &Pictures<'_>,
 ) -> anyhow::Result<Run> {
-    let tenant = novelty.tenant();
+    let tenant = pictures.novelty.tenant();
     let order = match steps {
         StepsRun::InTurn => wire::StepOrder::InTurn,
         StepsRun::AtOnce => wire::StepOrder::AtOnce,
@@ -40,14 +42,14 @@ pub(super) async fn write(
             true => wire::PictureSource::Uploads.into(),
             false => wire::PictureSource::Client.into(),
         },
-        pictures: task.uploads(novelty),
+        pictures: task.uploads(|png| pictures.file(png)),
         captions: order.into(),
         choices: order.into(),
         ..task.request()
     };
     // Ready before the time runs, as in the other way.
     let mut found: Vec<Vec<wire::ProvidedPicture>> = (0..task.num_pictures as usize)
-        .map(|place| provided(task, place, novelty))
+        .map(|place| provided(task, place, pictures))
         .collect();
     let mut num_uploads = request.pictures.len();
     let mut names = vec![];
@@ -55,6 +57,7 @@ pub(super) async fn write(
     let mut places = vec![];
     let (mut captions, mut chosen) = (BTreeMap::new(), BTreeMap::new());
     let begin = Instant::now();
+    let mut timeline = Timeline::default();
     let mut ends = Ends {
         article: begin,
         places: begin,
@@ -66,7 +69,9 @@ pub(super) async fn write(
         let event = events.message().await.map_err(explain)?;
         let event = event.context("the events ended before the article")?;
         let article_id = event.article_id;
-        match event.event.context("an event says nothing")? {
+        let event = event.event.context("an event says nothing")?;
+        timeline.note(begin.elapsed(), &event);
+        match event {
             Event::ArticleDone(_) => ends.article = Instant::now(),
             Event::Locations(told) => {
                 (ends.places, ends.captions) = (Instant::now(), Instant::now());
@@ -133,16 +138,17 @@ pub(super) async fn write(
             pictures: end - ends.captions,
         },
         num_uploads,
+        timeline,
     })
 }
 
 /// What the client finds for a place.
-fn provided(task: &Task, place: usize, novelty: &Novelty) -> Vec<wire::ProvidedPicture> {
-    let pictures = task.candidates(place).map(|png| wire::ProvidedPicture {
-        data: novelty.picture(png).into(),
+fn provided(task: &Task, place: usize, pictures: &Pictures<'_>) -> Vec<wire::ProvidedPicture> {
+    let found = task.candidates(place).map(|png| wire::ProvidedPicture {
+        data: pictures.file(png).into(),
         ..Default::default()
     });
-    pictures.collect()
+    found.collect()
 }
 
 /// Articles of this measurement are of no use to anybody.

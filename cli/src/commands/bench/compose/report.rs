@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::{Run, Task, Way, Written};
+use super::{Run, Task, Way, Written, pictures::Acquaintance};
 use crate::commands::bench::samples::{milliseconds, quantile};
 
 /// How many times as long the demo's order of work should take at least.
@@ -40,6 +40,16 @@ pub(super) struct WayReport {
     uploads: usize,
 }
 
+/// The cluster's own ways with pictures that it has met, or has not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct CaseReport {
+    pipeline: WayReport,
+    at_once: WayReport,
+    /// How many times as long one question after the other takes.
+    ratio: f64,
+    at_once_ratio: f64,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     segments: usize,
@@ -48,15 +58,16 @@ pub(super) struct Report {
     candidates: usize,
     runs: usize,
     seed: u64,
-    pipeline: WayReport,
-    at_once: WayReport,
+    never_seen: CaseReport,
+    seen_before: CaseReport,
+    /// Pictures are always new: the demo keeps nothing of them.
     one_by_one: WayReport,
-    /// How many times as long one question after the other takes.
-    ratio: f64,
-    at_once_ratio: f64,
     goal: f64,
     /// The pipeline wrote, placed, captioned and chose the same every time, and so did the demo's order of work.
     is_same_article: bool,
+    /// Of the last article of each of the cluster's own ways.
+    #[serde(skip)]
+    timelines: Vec<String>,
 }
 
 impl Report {
@@ -65,19 +76,38 @@ impl Report {
             let runs = runs.iter().filter(move |(ran, _)| *ran == way);
             runs.map(|(_, run)| run).collect::<Vec<&Run>>()
         };
-        let [pipeline, at_once, one_by_one] = Way::ALL.map(|way| summary(&of(way)));
-        let first: &Written = match &of(Way::Pipeline)[..] {
+        let one_by_one = summary(&of(Way::OneByOne)).context("no runs")?;
+        let case = |pictures| {
+            let pipeline = summary(&of(Way::Pipeline(pictures))).context("no runs")?;
+            let at_once = summary(&of(Way::AtOnce(pictures))).context("no runs")?;
+            anyhow::Ok(CaseReport {
+                pipeline,
+                at_once,
+                ratio: one_by_one.total_ms / pipeline.total_ms,
+                at_once_ratio: one_by_one.total_ms / at_once.total_ms,
+            })
+        };
+        // Those at once are told less, and may choose otherwise.
+        let compared = [
+            of(Way::Pipeline(Acquaintance::NeverSeen)),
+            of(Way::Pipeline(Acquaintance::SeenBefore)),
+            of(Way::OneByOne),
+        ]
+        .concat();
+        let first: &Written = match &compared[..] {
             [first, ..] => &first.written,
             [] => anyhow::bail!("nothing was measured"),
         };
-        let compared = [of(Way::Pipeline), of(Way::OneByOne)].concat();
-        let (pipeline, at_once) = (pipeline.context("no runs")?, at_once.context("no runs")?);
-        let one_by_one = one_by_one.context("no runs")?;
         ensure!(
             !first.places.is_empty(),
             "the model found no place for a picture in an article of {} segments: try another instruction or seed",
             first.segments.len()
         );
+        let timelines = Way::ALL.into_iter().filter_map(|way| {
+            let last = of(way).pop()?;
+            let is_told = way != Way::OneByOne;
+            is_told.then(|| format!("{way:?}\n{}\n", last.timeline))
+        });
         Ok(Self {
             segments: first.segments.len(),
             pictures: first.places.len(),
@@ -85,16 +115,20 @@ impl Report {
                 true => 0,
                 false => task.num_candidates,
             },
-            runs: of(Way::Pipeline).len(),
+            runs: of(Way::OneByOne).len(),
             seed: task.seed,
-            ratio: one_by_one.total_ms / pipeline.total_ms,
-            at_once_ratio: one_by_one.total_ms / at_once.total_ms,
+            never_seen: case(Acquaintance::NeverSeen)?,
+            seen_before: case(Acquaintance::SeenBefore)?,
+            one_by_one,
             goal: GOAL,
             is_same_article: compared.iter().all(|run| run.written == *first),
-            pipeline,
-            at_once,
-            one_by_one,
+            timelines: timelines.collect(),
         })
+    }
+
+    /// When what happened.
+    pub(super) fn timeline(&self) -> String {
+        self.timelines.concat()
     }
 }
 
@@ -135,31 +169,44 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{:<24} {:>12} {:>12} {:>16}",
-            "", "pipeline", "at once", "one after other"
+            "{:<24}{:>24}{:>24}{:>16}",
+            "pictures", "never seen before", "seen before", "always new"
         )?;
+        writeln!(
+            f,
+            "{:<24}{:>12}{:>12}{:>12}{:>12}{:>16}",
+            "", "pipeline", "at once", "pipeline", "at once", "one after other"
+        )?;
+        let own = [&self.never_seen, &self.seen_before].map(|case| [&case.pipeline, &case.at_once]);
+        let own = own.as_flattened();
         let row = |f: &mut fmt::Formatter<'_>, name: &str, of: fn(&WayReport) -> f64| {
-            let [pipeline, at_once, one_by_one] =
-                [&self.pipeline, &self.at_once, &self.one_by_one].map(of);
-            writeln!(
-                f,
-                "{name:<24} {pipeline:>12.1} {at_once:>12.1} {one_by_one:>16.1}"
-            )
+            write!(f, "{name:<24}")?;
+            for way in own {
+                write!(f, "{:>12.1}", of(way))?;
+            }
+            writeln!(f, "{:>16.1}", of(&self.one_by_one))
         };
         row(f, "text", |way| way.article_ms)?;
         row(f, "places", |way| way.places_ms)?;
         row(f, "to the last caption", |way| way.captions_ms)?;
         row(f, "to the last choice", |way| way.pictures_ms)?;
         row(f, "total", |way| way.total_ms)?;
+        write!(f, "{:<24}", "pictures sent")?;
+        for way in own {
+            write!(f, "{:>12}", way.uploads)?;
+        }
+        writeln!(f, "{:>16}", self.one_by_one.uploads)?;
+        let ratios = [&self.never_seen, &self.seen_before];
+        let ratios = ratios.map(|case| [case.ratio, case.at_once_ratio]);
+        write!(f, "{:<24}", "times as long")?;
+        for ratio in ratios.as_flattened() {
+            write!(f, "{ratio:>12.2}")?;
+        }
+        writeln!(f, "{:>16}", "1")?;
         writeln!(
             f,
-            "{:<24} {:>12} {:>12} {:>16}",
-            "pictures sent", self.pipeline.uploads, self.at_once.uploads, self.one_by_one.uploads
-        )?;
-        writeln!(
-            f,
-            "one after the other / pipeline: {:.2} (goal: at least {:.0}); / at once: {:.2}",
-            self.ratio, self.goal, self.at_once_ratio
+            "times as long: one after the other takes, as each way does; the goal is at least {:.0}",
+            self.goal
         )?;
         writeln!(
             f,
@@ -174,7 +221,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::timeline::Timeline, *};
 
     fn run(milliseconds: u64, chosen: u32) -> Run {
         let stage = Duration::from_millis(milliseconds);
@@ -192,6 +239,7 @@ mod tests {
                 pictures: 2 * stage,
             },
             num_uploads: 4,
+            timeline: Timeline::default(),
         }
     }
 
@@ -207,34 +255,57 @@ mod tests {
         }
     }
 
+    const NEW: Acquaintance = Acquaintance::NeverSeen;
+    const SEEN: Acquaintance = Acquaintance::SeenBefore;
+
     #[test]
     fn medians_are_compared() {
         let runs = [
-            (Way::Pipeline, run(10, 2)),
-            (Way::Pipeline, run(1000, 2)),
-            (Way::Pipeline, run(20, 2)),
-            (Way::AtOnce, run(10, 1)),
+            (Way::Pipeline(NEW), run(10, 2)),
+            (Way::Pipeline(NEW), run(1000, 2)),
+            (Way::Pipeline(NEW), run(20, 2)),
+            (Way::AtOnce(NEW), run(10, 1)),
+            (Way::Pipeline(SEEN), run(5, 2)),
+            (Way::AtOnce(SEEN), run(4, 1)),
             (Way::OneByOne, run(100, 2)),
         ];
         let report = Report::of(&task(), &runs).unwrap();
-        assert_eq!(report.pipeline.article_ms, 20.0);
-        assert_eq!(report.pipeline.total_ms, 100.0);
-        assert_eq!((report.ratio, report.at_once_ratio), (5.0, 10.0));
-        assert_eq!((report.runs, report.pictures, report.segments), (3, 1, 2));
+        let CaseReport {
+            pipeline,
+            ratio,
+            at_once_ratio,
+            ..
+        } = report.never_seen;
+        assert_eq!(pipeline.article_ms, 20.0);
+        assert_eq!(pipeline.total_ms, 100.0);
+        assert_eq!((ratio, at_once_ratio), (5.0, 10.0));
+        let seen = report.seen_before;
+        assert_eq!((seen.ratio, seen.at_once_ratio), (20.0, 25.0));
+        assert_eq!((report.runs, report.pictures, report.segments), (1, 1, 2));
         // Those at once are told less, and may choose otherwise.
         assert!(report.is_same_article);
         let text = report.to_string();
-        assert!(text.contains("5.00 (goal: at least 4)"), "{text}");
+        let row = "times as long                   5.00       10.00       20.00       25.00               1";
+        assert!(text.lines().any(|line| line == row), "{text}");
+        assert!(text.contains("the goal is at least 4"), "{text}");
     }
 
     #[test]
     fn another_choice_is_another_article() {
-        let runs = [
-            (Way::Pipeline, run(10, 2)),
-            (Way::AtOnce, run(10, 2)),
-            (Way::OneByOne, run(100, 1)),
-        ];
-        assert!(!Report::of(&task(), &runs).unwrap().is_same_article);
-        assert!(Report::of(&task(), &runs[..1]).is_err());
+        let runs = |seen, one_by_one| {
+            [
+                (Way::Pipeline(NEW), run(10, 2)),
+                (Way::AtOnce(NEW), run(10, 2)),
+                (Way::Pipeline(SEEN), run(10, seen)),
+                (Way::AtOnce(SEEN), run(10, 2)),
+                (Way::OneByOne, run(100, one_by_one)),
+            ]
+        };
+        let is_same =
+            |runs: &[(Way, Run)]| Report::of(&task(), runs).map(|one| one.is_same_article);
+        assert!(is_same(&runs(2, 2)).unwrap());
+        assert!(!is_same(&runs(2, 1)).unwrap());
+        assert!(!is_same(&runs(1, 2)).unwrap());
+        assert!(is_same(&runs(2, 2)[..4]).is_err());
     }
 }
