@@ -108,10 +108,11 @@ impl VisionService for VisionServer {
         };
         let file = receive(&mut stream, &header, worker.max_picture_bytes()).await?;
         let hd_num = (header.hd_num > 0).then_some(header.hd_num);
-        let accepted = worker.put(file, hd_num).await.map_err(put_status)?;
-        if header.encode_soon {
-            worker.expect(accepted.digest);
-        }
+        let accepted = match header.encode_soon {
+            true => worker.put_expected(file, hd_num).await,
+            false => worker.put(file, hd_num).await,
+        };
+        let accepted = accepted.map_err(put_status)?;
         Ok(Response::new(PutPictureResponse {
             digest: Bytes::copy_from_slice(&accepted.digest.0),
             num_tokens: u32::try_from(accepted.num_tokens)

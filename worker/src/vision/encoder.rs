@@ -43,6 +43,11 @@ impl Encoder {
         Ok(Self { jobs })
     }
 
+    /// A place in the queue, where there is one now.
+    pub(super) fn free_place(&self) -> Option<Place<'_>> {
+        self.jobs.try_reserve().ok().map(Place)
+    }
+
     /// Waits for a place in the queue. `None`: the thread has ended.
     pub(super) async fn place(&self) -> Option<Place<'_>> {
         self.jobs.reserve().await.ok().map(Place)

@@ -8,13 +8,17 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use inkstone_interface::{description::ModelDescription, picture_geometry::GeometryError};
+use inkstone_interface::{
+    description::ModelDescription,
+    picture_geometry::{GeometryError, PictureGeometry},
+};
 use inkstone_model::clip::preprocess::{
     DecodeLimits, PictureError, RgbPicture, decode_picture, prepare,
 };
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+use encoder::Place;
 pub use encoder::{Encode, Encoder};
 pub use feature_cache::{FeatureCache, FeatureState};
 use feature_cache::{FeatureSlot, Found, PictureFile};
@@ -29,6 +33,8 @@ const QUEUE_DEADLINE: Duration = Duration::from_secs(240);
 /// What a vision worker does, without its wire.
 pub struct VisionWorker {
     description: Arc<ModelDescription>,
+    /// Knows the description.
+    hasher: blake3::Hasher,
     limits: DecodeLimits,
     encoder: Encoder,
     cache: Arc<FeatureCache>,
@@ -80,8 +86,11 @@ impl VisionWorker {
         cache: Arc<FeatureCache>,
         max_puts: usize,
     ) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(description.to_json().as_bytes());
         Self {
             description,
+            hasher,
             limits,
             encoder,
             cache,
@@ -107,32 +116,82 @@ impl VisionWorker {
         file: Bytes,
         hd_num: Option<u32>,
     ) -> Result<AcceptedPicture, VisionError> {
-        let hd_num = self.description.picture.hd_num(hd_num, 1);
-        let digest = self.digest(&file, hd_num);
-        if let Some(accepted) = self.cache.accepted(digest) {
-            return Ok(accepted);
+        let file = self.file(file, hd_num);
+        let digest = self.digest(&file);
+        match self.cache.accepted(digest) {
+            Some(accepted) => Ok(accepted),
+            None => self.take_in(digest, file).await,
         }
-        let full = |_| VisionError::QueueFull {
-            waiting: self.max_puts,
+    }
+
+    /// The same of a picture whose features will be asked for: they are made at once. Where the encoder has room it is decoded once,
+    /// to be checked and to be encoded.
+    pub async fn put_expected(
+        self: &Arc<Self>,
+        file: Bytes,
+        hd_num: Option<u32>,
+    ) -> Result<AcceptedPicture, VisionError> {
+        let file = self.file(file, hd_num);
+        let digest = self.digest(&file);
+        let accepted = match (self.cache.accepted(digest), self.encoder.free_place()) {
+            (Some(accepted), _) => accepted,
+            (None, Some(place)) => return self.take_in_and_encode(digest, file, place).await,
+            // Pixels do not wait for the encoder, files do.
+            (None, None) => self.take_in(digest, file).await?,
         };
-        let _place = self.puts.try_acquire().map_err(full)?;
-        let file = PictureFile {
-            bytes: file,
-            hd_num,
-        };
-        let geometry = self.description.picture;
-        let look = move |picture: &RgbPicture| {
-            let (width, height) = (picture.width(), picture.height());
-            Ok(AcceptedPicture {
-                digest,
-                num_tokens: geometry.layout(width, height, hd_num)?.num_tokens,
-                width,
-                height,
-            })
-        };
+        // What is not here any more is put again by whoever asks.
+        let _ = self.encoding(digest);
+        Ok(accepted)
+    }
+
+    fn file(&self, bytes: Bytes, hd_num: Option<u32>) -> PictureFile {
+        PictureFile {
+            bytes,
+            hd_num: self.description.picture.hd_num(hd_num, 1),
+        }
+    }
+
+    /// Looks at a picture that is not here, and keeps its file.
+    async fn take_in(
+        &self,
+        digest: PictureDigest,
+        file: PictureFile,
+    ) -> Result<AcceptedPicture, VisionError> {
+        let _place = self.place_to_look()?;
+        let (geometry, hd_num) = (self.description.picture, file.hd_num);
+        let look = move |picture: &RgbPicture| accept(digest, picture, &geometry, hd_num);
         let accepted = self.decode(file.bytes.clone(), look).await?;
         self.cache.put(accepted, file);
         Ok(accepted)
+    }
+
+    /// The same, and hands it to the encoder.
+    async fn take_in_and_encode(
+        self: &Arc<Self>,
+        digest: PictureDigest,
+        file: PictureFile,
+        place: Place<'_>,
+    ) -> Result<AcceptedPicture, VisionError> {
+        let _place = self.place_to_look()?;
+        let (geometry, hd_num) = (self.description.picture, file.hd_num);
+        let look = move |picture: &RgbPicture| {
+            let accepted = accept(digest, picture, &geometry, hd_num)?;
+            Ok((accepted, prepare(picture, &geometry, hd_num)?))
+        };
+        let (accepted, prepared) = self.decode(file.bytes.clone(), look).await?;
+        self.cache.put(accepted, file);
+        // Somebody else may have put it meanwhile, and have it encoded.
+        if let Some(Found::File(_, slot)) = self.cache.find(digest) {
+            place.take(prepared, slot);
+        }
+        Ok(accepted)
+    }
+
+    fn place_to_look(&self) -> Result<SemaphorePermit<'_>, VisionError> {
+        let full = |_| VisionError::QueueFull {
+            waiting: self.max_puts,
+        };
+        self.puts.try_acquire().map_err(full)
     }
 
     /// The features of a picture that was put, encoded for the wire; waits for the encoder. `None`: not here (any more).
@@ -151,12 +210,6 @@ impl VisionWorker {
         })
     }
 
-    /// Begins to encode a picture whose features will be asked for.
-    pub fn expect(self: &Arc<Self>, digest: PictureDigest) {
-        // What is not here any more is put again by whoever asks.
-        let _ = self.encoding(digest);
-    }
-
     /// How far the encoding of a picture is, which begins if it did not yet.
     fn encoding(self: &Arc<Self>, digest: PictureDigest) -> Option<watch::Receiver<FeatureState>> {
         Some(match self.cache.find(digest)? {
@@ -171,8 +224,8 @@ impl VisionWorker {
         })
     }
 
-    /// Hands a picture to the encoder. It is decoded a second time: pixels are much larger than the file, and most pictures are
-    /// never encoded twice.
+    /// Hands a picture to the encoder. It is decoded a second time: pixels are much larger than the file, and whether anybody asks for
+    /// its features was not known.
     async fn encode(&self, file: PictureFile, slot: FeatureSlot) {
         let place = match tokio::time::timeout(QUEUE_DEADLINE, self.encoder.place()).await {
             Ok(Some(place)) => place,
@@ -190,11 +243,10 @@ impl VisionWorker {
     }
 
     /// Two files that differ anywhere, or are prepared in another way or for another model, have other digests.
-    fn digest(&self, file: &[u8], hd_num: u32) -> PictureDigest {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(self.description.to_json().as_bytes());
-        hasher.update(&hd_num.to_le_bytes());
-        hasher.update(file);
+    fn digest(&self, file: &PictureFile) -> PictureDigest {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&file.hd_num.to_le_bytes());
+        hasher.update(&file.bytes);
         PictureDigest(*hasher.finalize().as_bytes())
     }
 
@@ -215,4 +267,20 @@ impl VisionWorker {
             .await
             .map_err(|error| stopping(error.to_string()))?
     }
+}
+
+/// What is said of a picture that is good.
+fn accept(
+    digest: PictureDigest,
+    picture: &RgbPicture,
+    geometry: &PictureGeometry,
+    hd_num: u32,
+) -> Result<AcceptedPicture, VisionError> {
+    let (width, height) = (picture.width(), picture.height());
+    Ok(AcceptedPicture {
+        digest,
+        num_tokens: geometry.layout(width, height, hd_num)?.num_tokens,
+        width,
+        height,
+    })
 }

@@ -77,23 +77,56 @@ async fn a_picture_is_encoded_when_its_features_are_asked_for_and_once() {
     assert_eq!(encoded.load(Ordering::SeqCst), 1);
 }
 
-#[tokio::test]
-async fn a_picture_that_is_expected_is_encoded_before_anybody_asks_and_once() {
-    let (worker, encoded) = worker();
-    let picture = worker.put(bitmap(7), None).await.unwrap();
-    worker.expect(picture.digest);
-    worker.expect(picture.digest);
+/// Waits until so many pictures went through the encoder.
+async fn until_encoded(encoded: &AtomicUsize, count: usize) {
     let patience = std::time::Duration::from_secs(20);
     let is_encoded = async {
-        while encoded.load(Ordering::SeqCst) == 0 {
+        while encoded.load(Ordering::SeqCst) < count {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(patience, is_encoded).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_picture_that_is_expected_is_encoded_before_anybody_asks_and_once() {
+    let (worker, encoded) = worker();
+    let picture = worker.put_expected(bitmap(7), None).await.unwrap();
+    let again = worker.put_expected(bitmap(7), None).await.unwrap();
+    assert_eq!(again, picture);
+    until_encoded(&encoded, 1).await;
     assert!(worker.features(picture.digest).await.unwrap().is_ok());
+    // One that was put without a word is encoded when it is expected after all.
+    let late = worker.put(bitmap(8), None).await.unwrap();
     assert_eq!(encoded.load(Ordering::SeqCst), 1);
-    // Of what is not here nothing is expected.
-    worker.expect(PictureDigest([9; 32]));
+    let again = worker.put_expected(bitmap(8), None).await.unwrap();
+    assert_eq!(again, late);
+    until_encoded(&encoded, 2).await;
+    let error = worker.put_expected(Bytes::from_static(b"none"), None).await;
+    assert!(matches!(error, Err(VisionError::Picture(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_picture_that_is_expected_is_decoded_once() {
+    let (worker, _) = worker();
+    let picture = worker.put_expected(bitmap(7), None).await.unwrap();
+    // Nothing is decoded any more from here on.
+    worker.decodes.close();
+    let features = worker.features(picture.digest).await.unwrap();
+    assert!(features.is_ok(), "{features:?}");
+}
+
+#[tokio::test]
+async fn more_pictures_than_the_encoder_has_room_for_are_encoded_all() {
+    let (worker, encoded) = worker();
+    // All places are taken while they are put.
+    let places: Vec<_> = std::iter::from_fn(|| worker.encoder.free_place()).collect();
+    assert!(!places.is_empty());
+    let one = worker.put_expected(bitmap(1), None).await.unwrap();
+    drop(places);
+    until_encoded(&encoded, 1).await;
+    assert!(worker.features(one.digest).await.unwrap().is_ok());
+    assert_eq!(encoded.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
