@@ -268,7 +268,7 @@ impl fmt::Debug for Config {
 
 impl Limits {
     fn check(&self) -> Result<(), ConfigError> {
-        for (name, value) in [
+        check_counts([
             ("max_message_bytes", self.max_message_bytes),
             ("max_messages", self.max_messages),
             ("max_text_bytes", self.max_text_bytes),
@@ -285,17 +285,7 @@ impl Limits {
                 "max_requests_per_connection",
                 self.max_requests_per_connection as usize,
             ),
-        ] {
-            // The upper bound keeps sums from running over; no machine comes near it.
-            const MOST: usize = usize::MAX >> 3;
-            if !(1..=MOST).contains(&value) {
-                return Err(ConfigError {
-                    name,
-                    wanted: format!("from 1 to {MOST}"),
-                    found: value.to_string(),
-                });
-            }
-        }
+        ])?;
         if self.max_picture_bytes > self.max_message_bytes {
             return Err(ConfigError {
                 name: "max_picture_bytes",
@@ -309,7 +299,7 @@ impl Limits {
 
 impl Timeouts {
     fn check(&self) -> Result<(), ConfigError> {
-        for (name, value) in [
+        check_durations([
             ("start", self.start),
             ("connect", self.connect),
             ("describe", self.describe),
@@ -320,16 +310,40 @@ impl Timeouts {
             ("queued", self.queued),
             ("ping_interval", self.ping_interval),
             ("ping", self.ping),
-        ] {
-            if value.is_zero() {
-                return Err(ConfigError {
-                    name,
-                    wanted: "longer than nothing".into(),
-                    found: format!("{value:?}"),
-                });
-            }
-        }
-        Ok(())
+        ])
+    }
+}
+
+/// The most that a count may be: sums of counts do not run over, and no machine comes near it.
+const MOST: usize = usize::MAX >> 3;
+
+/// Refuses counts of nothing, and of more than there can be.
+fn check_counts(
+    settings: impl IntoIterator<Item = (&'static str, usize)>,
+) -> Result<(), ConfigError> {
+    let mut settings = settings.into_iter();
+    match settings.find(|(_, value)| !(1..=MOST).contains(value)) {
+        None => Ok(()),
+        Some((name, value)) => Err(ConfigError {
+            name,
+            wanted: format!("from 1 to {MOST}"),
+            found: value.to_string(),
+        }),
+    }
+}
+
+/// Refuses times that end as they begin.
+fn check_durations(
+    settings: impl IntoIterator<Item = (&'static str, Duration)>,
+) -> Result<(), ConfigError> {
+    let mut settings = settings.into_iter();
+    match settings.find(|(_, value)| value.is_zero()) {
+        None => Ok(()),
+        Some((name, value)) => Err(ConfigError {
+            name,
+            wanted: "longer than nothing".into(),
+            found: format!("{value:?}"),
+        }),
     }
 }
 
@@ -371,6 +385,22 @@ mod tests {
         config.timeouts.ping = Duration::ZERO;
         let error = config.check().unwrap_err().to_string();
         assert!(error.ends_with("found 0ns"), "{error}");
+
+        let mut config = defaults();
+        config.compose.max_articles = usize::MAX;
+        let error = config.check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("setting `compose.max_articles` must be from 1 to"),
+            "{error}"
+        );
+
+        let mut config = defaults();
+        config.compose.step_time = Duration::ZERO;
+        let error = config.check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("setting `compose.step_time` must be longer"),
+            "{error}"
+        );
 
         let mut config = defaults();
         config.placement = Some(PlacementSettings::new(NodeId::new("c")));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, MIB};
+use super::{ConfigError, MIB, check_counts, check_durations};
 
 /// How compositions run, and how long what comes of them is kept.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Default for ComposeSettings {
 
 impl ComposeSettings {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        for (name, value) in [
+        check_counts([
             ("compose.max_articles", self.max_articles),
             (
                 "compose.max_articles_per_tenant",
@@ -62,31 +62,14 @@ impl ComposeSettings {
                 "compose.max_picture_bytes_per_tenant",
                 self.max_picture_bytes_per_tenant,
             ),
-        ] {
-            if value == 0 {
-                return Err(ConfigError {
-                    name,
-                    wanted: "at least 1".into(),
-                    found: value.to_string(),
-                });
-            }
-        }
-        for (name, value) in [
+        ])?;
+        check_durations([
             ("compose.article_ttl", self.article_ttl),
             ("compose.abandon_after", self.abandon_after),
             ("compose.article_time", self.article_time),
             ("compose.step_time", self.step_time),
             ("compose.search_time", self.search_time),
             ("compose.client_time", self.client_time),
-        ] {
-            if value.is_zero() {
-                return Err(ConfigError {
-                    name,
-                    wanted: "longer than nothing".into(),
-                    found: format!("{value:?}"),
-                });
-            }
-        }
-        Ok(())
+        ])
     }
 }
