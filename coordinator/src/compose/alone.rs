@@ -1,10 +1,10 @@
-//! The steps by themselves, for texts that no article is kept of. Their seed is the caller's as it is.
+//! The steps by themselves, for texts that no article is kept of. Their seed is the caller's as it is. What they are asked was checked
+//! where it came in.
 
 use std::{collections::HashMap, sync::Arc};
 
 use inkstone_composition::{
-    Asked, MAX_PICTURE_COUNT, MAX_PICTURES, Meter, PictureId, Sampling, TooLong,
-    article::{MAX_ARTICLE_SEGMENTS, MAX_SEGMENT_BYTES},
+    Asked, Meter, PictureId, Sampling, TooLong,
     steps::{StepSettings, caption, choice, places},
 };
 use tokio::time::Instant;
@@ -18,11 +18,7 @@ use super::{
     pictures::{self, Upload},
     step::{self, StepCaller},
 };
-use crate::{
-    error::{FieldViolation, RequestError},
-    model::ServedModel,
-    request::pictures::KnownPicture,
-};
+use crate::{error::RequestError, model::ServedModel, request::pictures::KnownPicture};
 
 /// A step and on whose behalf it is asked.
 struct Alone {
@@ -53,15 +49,7 @@ impl Composer {
             count,
             pictures,
         } = ask;
-        let mut faults = self.faults_of(&segments);
-        if let Some(count) = count
-            && !(1..=MAX_PICTURE_COUNT).contains(&count)
-        {
-            let description = format!("must be from 1 to {MAX_PICTURE_COUNT}, found {count}");
-            faults.push(FieldViolation::new("count", description));
-        }
-        at_most(&mut faults, "pictures", pictures.len(), MAX_PICTURES);
-        let mut alone = self.alone(caller, params, StepKind::Places, faults)?;
+        let mut alone = self.alone(caller, params, StepKind::Places)?;
         let uploads = Upload::of("pictures", pictures);
         let ids = self.put_for(&mut alone, uploads).await?;
         let segments: Arc<[String]> = segments.into();
@@ -99,15 +87,7 @@ impl Composer {
             location,
             earlier,
         } = ask;
-        let mut faults = self.faults_of(&segments);
-        check_location(&mut faults, location, segments.len());
-        at_most(&mut faults, "earlier", earlier.len(), MAX_PICTURE_COUNT);
-        for (index, (place, caption)) in earlier.iter().enumerate() {
-            check_earlier(&mut faults, index, *place, location);
-            let path = format!("earlier[{index}].text");
-            check_bytes(&mut faults, path, caption, MAX_SEGMENT_BYTES);
-        }
-        let alone = self.alone(caller, params, StepKind::Caption, faults)?;
+        let alone = self.alone(caller, params, StepKind::Caption)?;
         let release = release_of(&alone.model);
         let answer = self.ask(alone, move |settings, meter| {
             let earlier: Vec<(usize, &str)> = earlier
@@ -142,18 +122,7 @@ impl Composer {
             earlier,
             candidates,
         } = ask;
-        let mut faults = self.faults_of(&segments);
-        check_location(&mut faults, location, segments.len());
-        at_most(&mut faults, "earlier", earlier.len(), MAX_PICTURE_COUNT);
-        for (index, (place, _)) in earlier.iter().enumerate() {
-            check_earlier(&mut faults, index, *place, location);
-        }
-        at_most(&mut faults, "candidates", candidates.len(), MAX_PICTURES);
-        if candidates.is_empty() {
-            let description = "must have at least one picture, found none";
-            faults.push(FieldViolation::new("candidates", description));
-        }
-        let mut alone = self.alone(caller, params, StepKind::Choice, faults)?;
+        let mut alone = self.alone(caller, params, StepKind::Choice)?;
         let num_candidates = candidates.len();
         let mut uploads = Upload::of("candidates", candidates);
         let (places, shown): (Vec<usize>, Vec<_>) = earlier.into_iter().unzip();
@@ -192,56 +161,12 @@ impl Composer {
         })
     }
 
-    fn faults_of(&self, segments: &[String]) -> Vec<FieldViolation> {
-        let mut faults = vec![];
-        if segments.is_empty() {
-            let description = "must have at least one segment, found none";
-            faults.push(FieldViolation::new("segments", description));
-        }
-        at_most(
-            &mut faults,
-            "segments",
-            segments.len(),
-            MAX_ARTICLE_SEGMENTS,
-        );
-        for (index, text) in segments.iter().enumerate().take(MAX_ARTICLE_SEGMENTS) {
-            let path = format!("segments[{index}]");
-            if text.contains(['\n', '\r']) {
-                let description = "must be one line, found a line break";
-                faults.push(FieldViolation::new(&path, description));
-            }
-            check_bytes(&mut faults, path, text, MAX_SEGMENT_BYTES);
-        }
-        let num_bytes: usize = segments.iter().map(String::len).sum();
-        let limit = self.dispatcher.limits.max_text_bytes;
-        if num_bytes > limit {
-            let description = format!("has {num_bytes} bytes of text, limit is {limit}");
-            faults.push(FieldViolation::new("segments", description));
-        }
-        faults
-    }
-
     fn alone(
         &self,
         caller: Caller,
         params: StepParams,
         kind: StepKind,
-        mut faults: Vec<FieldViolation>,
     ) -> Result<Alone, RequestError> {
-        if let Some(sampling) = &params.sampling {
-            let violations = sampling.check("params.sampling").into_iter();
-            faults.extend(violations.map(FieldViolation::from));
-        }
-        let system = params.system.text().unwrap_or_default();
-        check_bytes(
-            &mut faults,
-            "params.system".into(),
-            system,
-            MAX_SEGMENT_BYTES,
-        );
-        if !faults.is_empty() {
-            return Err(RequestError::Invalid(faults));
-        }
         let model = self.model(&params.model)?.clone();
         Ok(Alone {
             caller,
@@ -327,38 +252,5 @@ impl Composer {
         let request = step::request(generation, slots, caller);
         let raw = step::answer(&self.dispatcher, request, kind).await?;
         Ok(Answer { raw, is_shortened })
-    }
-}
-
-fn check_location(faults: &mut Vec<FieldViolation>, location: usize, num_segments: usize) {
-    if location >= num_segments {
-        let description =
-            format!("must be the number of a segment, below {num_segments}, found {location}");
-        faults.push(FieldViolation::new("location", description));
-    }
-}
-
-fn check_earlier(faults: &mut Vec<FieldViolation>, index: usize, place: usize, location: usize) {
-    if place >= location {
-        let description = format!("must be before location {location}, found {place}");
-        faults.push(FieldViolation::new(
-            format!("earlier[{index}].location"),
-            description,
-        ));
-    }
-}
-
-fn at_most(faults: &mut Vec<FieldViolation>, path: &str, found: usize, limit: usize) {
-    if found > limit {
-        let description = format!("must be at most {limit}, found {found}");
-        faults.push(FieldViolation::new(path, description));
-    }
-}
-
-fn check_bytes(faults: &mut Vec<FieldViolation>, path: String, text: &str, limit: usize) {
-    let found = text.len();
-    if found > limit {
-        let description = format!("must be at most {limit} bytes, found {found}");
-        faults.push(FieldViolation::new(path, description));
     }
 }

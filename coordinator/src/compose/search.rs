@@ -18,9 +18,6 @@ use super::{
 };
 use crate::{article_error::ArticleError, error::RequestError, model::ServedModel};
 
-/// Pictures that one search of a caller brings at most.
-const MAX_FOUND: usize = 16;
-
 impl Composer {
     /// A search within a composition: pictures that were found, put and kept; or why not, for its events.
     pub(super) async fn search_for(
@@ -158,10 +155,6 @@ impl Composer {
             max_pictures,
             mut exclude,
         } = ask;
-        if !(1..=MAX_FOUND).contains(&max_pictures) {
-            let description = format!("must be from 1 to {MAX_FOUND}, found {max_pictures}");
-            return Err(RequestError::invalid("max_pictures", description));
-        }
         let caption = caption::clean(&caption);
         if caption.is_empty() {
             let description = "must say what the pictures should show, found nothing";

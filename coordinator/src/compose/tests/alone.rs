@@ -118,39 +118,6 @@ async fn a_picture_is_selected() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_step_is_named() {
-    let world = World::without_source();
-    let ask = SelectImage {
-        params: StepParams {
-            sampling: Some(inkstone_composition::Sampling {
-                top_p: 2.0,
-                ..inkstone_composition::Sampling::STANDARD
-            }),
-            ..params()
-        },
-        segments: vec!["a\nb".into()],
-        location: 1,
-        earlier: vec![(1, Bytes::from_static(b"zero"))],
-        candidates: vec![],
-    };
-    let Err(RequestError::Invalid(violations)) = world.composer.select_image(caller(""), ask).await
-    else {
-        panic!("it is invalid");
-    };
-    let paths: Vec<_> = violations.iter().map(|fault| fault.path.as_str()).collect();
-    assert_eq!(
-        paths,
-        [
-            "segments[0]",
-            "location",
-            "earlier[0].location",
-            "candidates",
-            "params.sampling.top_p"
-        ]
-    );
-}
-
-#[tokio::test]
 async fn pictures_are_searched_for_no_article() {
     let world = World::new();
     let search = |caption: &str| SearchImages {
