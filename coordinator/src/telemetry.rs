@@ -28,7 +28,10 @@ const PICTURES_LET_GO: &str = "inkstone_pictures_let_go_total";
 
 /// Tells the recorder what the metrics mean. Called once at start.
 pub(crate) fn describe() {
-    describe_counter!(REQUESTS, "chat requests by outcome");
+    describe_counter!(
+        REQUESTS,
+        "requests by outcome: chats, steps of compositions, and calls of both that were turned away"
+    );
     describe_gauge!(RUNNING, "chat requests taken on and not ended");
     describe_histogram!(
         FIRST_TOKEN,

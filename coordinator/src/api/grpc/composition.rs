@@ -24,6 +24,7 @@ use crate::{
     compose::{Caller, ComposeEvents, Composer, EditUpdate},
     config::Limits,
     error::RequestError,
+    telemetry,
 };
 
 /// The service over a composer.
@@ -348,6 +349,7 @@ impl Call {
 
     fn refuse(&self, error: &RequestError) -> Status {
         let request_id = &self.caller.request_id;
+        count(error);
         tracing::warn!(request_id, %error, "request refused");
         to_status_of(error, request_id, self.prompt)
     }
@@ -376,6 +378,29 @@ impl Call {
 }
 
 fn refuse(error: &RequestError, request_id: &str) -> Status {
+    count(error);
     tracing::warn!(request_id, %error, "request refused");
     to_status(error, request_id)
+}
+
+/// Counts a call that is turned away. What may have gone wrong with a step that a group ran was counted with that step.
+fn count(error: &RequestError) {
+    match error {
+        RequestError::Internal(_)
+        | RequestError::DeadlineExceeded
+        | RequestError::ReaderTooSlow { .. }
+        | RequestError::RecoveryFailed { .. } => {}
+        RequestError::Invalid(_)
+        | RequestError::PromptTooLong { .. }
+        | RequestError::PictureRefused(_)
+        | RequestError::ModelNotFound { .. }
+        | RequestError::Overloaded { .. }
+        | RequestError::ClusterFull { .. }
+        | RequestError::Starting { .. }
+        | RequestError::ShuttingDown { .. }
+        | RequestError::LanguageUnavailable { .. }
+        | RequestError::VisionUnavailable { .. }
+        | RequestError::Cluster(_)
+        | RequestError::Article(_) => telemetry::count_refused(error.reason()),
+    }
 }

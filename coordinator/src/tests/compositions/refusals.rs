@@ -1,6 +1,95 @@
 //! How what cannot be done is refused.
 
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    with_local_recorder,
+};
+
 use super::*;
+
+/// Keeps how many requests had which outcome.
+#[derive(Default)]
+struct Outcomes(Mutex<HashMap<String, Arc<AtomicU64>>>);
+
+impl Outcomes {
+    fn count(&self, outcome: &str) -> u64 {
+        let outcomes = self.0.lock().unwrap();
+        let count = outcomes.get(outcome);
+        count.map_or(0, |count| count.load(Ordering::SeqCst))
+    }
+}
+
+impl Recorder for Outcomes {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let mut labels = key.labels();
+        match labels.find(|label| label.key() == "outcome") {
+            Some(outcome) if key.name() == "inkstone_requests_total" => {
+                let mut outcomes = self.0.lock().unwrap();
+                let count = outcomes.entry(outcome.value().to_owned()).or_default();
+                Counter::from_arc(count.clone())
+            }
+            _ => Counter::noop(),
+        }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn calls_that_are_turned_away_are_counted_by_reason() {
+    let outcomes = Outcomes::default();
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    // The recorder hears what happens on this thread, which is all that is not blocking work.
+    with_local_recorder(&outcomes, || {
+        runtime.block_on(async {
+            let cluster = FakeCluster::new(1, 1);
+            let coordinator = Coordinator::over(&cluster).await;
+            let mut client = client(&coordinator).await;
+            let empty = wire::ComposeRequest::default();
+            client.compose(empty).await.unwrap_err();
+            let long_id = wire::ComposeRequest {
+                request_id: "x".repeat(129),
+                ..wanted()
+            };
+            client.compose(long_id).await.unwrap_err();
+            let unknown = wire::GetArticleRequest {
+                article_id: "none".into(),
+            };
+            client.get_article(unknown).await.unwrap_err();
+            let step = wire::SuggestCaptionRequest::default();
+            client.suggest_caption(step).await.unwrap_err();
+            // What is taken on is counted by its steps.
+            answer(&cluster, ARTICLE);
+            let taken = wire::ComposeRequest {
+                picture_count: Some(0),
+                ..wanted()
+            };
+            let mut events = client.compose(taken).await.unwrap().into_inner();
+            while let Ok(Some(_)) = events.message().await {}
+        });
+    });
+    assert_eq!(outcomes.count("INVALID_REQUEST"), 3);
+    assert_eq!(outcomes.count("ARTICLE_NOT_FOUND"), 1);
+}
 
 #[tokio::test]
 async fn nonsense_is_refused_with_every_field_that_is_wrong() {
