@@ -200,7 +200,16 @@ impl PictureSource for HttpProvider {
         let mut is_new = is_new.into_iter();
         offers.retain(|_| is_new.next() == Some(true));
         offers.truncate(self.settings.max_offers);
-        Ok(self.fetch(offers, search.max_pictures).await)
+        let num_pictures = offers.len();
+        let found = self.fetch(offers, search.max_pictures).await;
+        // An operator who sees that nothing fits looks for other pictures, not for the host that he did not allow. Why they did not
+        // come is in the log only: it would tell others what can be reached from here.
+        match found.is_empty() && num_pictures > 0 {
+            true => Err(unavailable(format!(
+                "none of the {num_pictures} pictures that it named could be fetched"
+            ))),
+            false => Ok(found),
+        }
     }
 }
 

@@ -127,12 +127,23 @@ async fn pictures_that_fail_are_skipped_and_the_next_take_their_place() {
 
 #[tokio::test]
 async fn no_picture_at_all_is_an_answer() {
-    let endpoint = offering(&[(json!(1), "http://10.0.0.1/".to_owned())]).await;
-    let found = provider(&endpoint).search(&search(&[], 4)).await;
-    assert_eq!(found, Ok(Vec::new()));
     let endpoint = offering(&[]).await;
     let found = provider(&endpoint).search(&search(&[], 4)).await;
     assert_eq!(found, Ok(Vec::new()));
+    // What the caller excludes is none that it named.
+    let endpoint = offering(&[(json!(1), "http://10.0.0.1/".to_owned())]).await;
+    let found = provider(&endpoint).search(&search(&["1"], 4)).await;
+    assert_eq!(found, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn pictures_that_all_fail_are_no_answer_and_nothing_is_told_of_why() {
+    let private = "http://10.0.0.1/".to_owned();
+    let endpoint = offering(&[(json!(1), private.clone()), (json!(2), private)]).await;
+    let found = provider(&endpoint).search(&search(&[], 4)).await;
+    let error = found.expect_err("none came");
+    let wanted = "picture source HTTP provider cannot be reached: none of the 2 pictures that it named could be fetched";
+    assert_eq!(error.to_string(), wanted);
 }
 
 #[tokio::test]
