@@ -80,3 +80,22 @@ fn variables() -> impl Iterator<Item = (String, String)> {
         Some((name, value.into_string().ok()?))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use inkstone_pictures::library::PictureLimits;
+    use inkstone_worker::config::{DEFAULT_MAX_PICTURE_BYTES, DEFAULT_MAX_PICTURE_PIXELS};
+
+    use super::*;
+
+    /// What is found and then refused would leave a place without its pictures.
+    #[test]
+    fn what_sources_take_vision_workers_take_too() {
+        let library = PictureLimits::default();
+        assert_eq!(library.pixels, DEFAULT_MAX_PICTURE_PIXELS);
+        assert_eq!(library.bytes, DEFAULT_MAX_PICTURE_BYTES as u64);
+        let fetched = FetchSettings::default();
+        assert_eq!(fetched.max_pixels, DEFAULT_MAX_PICTURE_PIXELS);
+        assert!(fetched.max_bytes as u64 <= library.bytes);
+    }
+}

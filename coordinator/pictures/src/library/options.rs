@@ -49,10 +49,11 @@ pub struct PictureLimits {
 }
 
 impl Default for PictureLimits {
+    /// Those of vision workers: what they refuse is of no use in a library.
     fn default() -> Self {
         Self {
             bytes: 20 << 20,
-            pixels: 50_000_000,
+            pixels: 40_000_000,
         }
     }
 }
