@@ -24,7 +24,7 @@ use crate::{
     telemetry::Console,
 };
 
-/// Files that are named as they are left out; the rest is counted.
+/// Files that are named as they are left out, and warnings that are told; the rest is counted.
 const MAX_NAMED: u64 = 100;
 
 pub(super) fn run(arguments: LibraryImportArguments, console: &Console) -> anyhow::Result<()> {
@@ -69,7 +69,7 @@ async fn import(
     progress.bar.finish_and_clear();
     match done {
         Some(Ok(report)) => {
-            write_out(&told(&report))?;
+            write_out(&told(&report, progress.num_warnings))?;
             Ok(write_out(&size(&library, location).await?)?)
         }
         Some(Err(error)) => Err(error).with_context(|| format!("{} imported", progress.safe)),
@@ -92,6 +92,8 @@ struct Progress<'a> {
     /// Pictures that nothing takes away any more.
     safe: u64,
     num_skipped: u64,
+    /// About what lies beside pictures.
+    num_warnings: u64,
 }
 
 impl<'a> Progress<'a> {
@@ -101,6 +103,7 @@ impl<'a> Progress<'a> {
             bar: console.counting_bar("import", 0),
             safe: 0,
             num_skipped: 0,
+            num_warnings: 0,
         }
     }
 
@@ -117,6 +120,10 @@ impl<'a> Progress<'a> {
                 }
             }
             ImportEvent::Sidecar { path, reason } => {
+                self.num_warnings += 1;
+                if self.num_warnings > MAX_NAMED {
+                    return;
+                }
                 let text = format!("warning: {}: {reason}", path.display());
                 self.console.line(&text.replace(char::is_control, " "));
             }
@@ -130,8 +137,8 @@ fn skipped(path: &Path, reason: &SkipReason) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// What the import did.
-fn told(report: &ImportReport) -> String {
+/// What the import did. The report counts what makes no sense beside pictures with the files that were skipped.
+fn told(report: &ImportReport, num_warnings: u64) -> String {
     let ImportReport {
         imported,
         captions_made,
@@ -147,9 +154,16 @@ fn told(report: &ImportReport) -> String {
     if *without_caption > 0 {
         text += &format!(", {without_caption} without caption or tags, which no search finds");
     }
-    text += &format!("\n{known:>8} there already\n{skipped_in_all:>8} skipped");
-    if *skipped_in_all > MAX_NAMED {
-        text += &format!("; the first {MAX_NAMED} are named above");
+    let num_skipped = skipped_in_all.saturating_sub(num_warnings);
+    let all_named = |count: u64| match count > MAX_NAMED {
+        true => format!("; the first {MAX_NAMED} are named above"),
+        false => String::new(),
+    };
+    text += &format!("\n{known:>8} there already\n{num_skipped:>8} skipped");
+    text += &all_named(num_skipped);
+    if num_warnings > 0 {
+        text += &format!("\n{num_warnings:>8} warnings about what lies beside the pictures");
+        text += &all_named(num_warnings);
     }
     text + "\n"
 }
@@ -172,9 +186,16 @@ mod tests {
        3 there already
      101 skipped; the first 100 are named above
 ";
-        assert_eq!(told(&report), wanted);
+        assert_eq!(told(&report, 0), wanted);
         let nothing = "       0 imported\n       0 there already\n       0 skipped\n";
-        assert_eq!(told(&ImportReport::default()), nothing);
+        assert_eq!(told(&ImportReport::default(), 0), nothing);
+        // A bad line of `metadata.jsonl` is no file that was left out.
+        let wanted = "      12 imported, 5 with a caption by the model, 2 without caption or tags, which no search finds
+       3 there already
+      97 skipped
+       4 warnings about what lies beside the pictures
+";
+        assert_eq!(told(&report, 4), wanted);
     }
 
     #[test]
