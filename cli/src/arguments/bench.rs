@@ -216,17 +216,14 @@ pub(crate) struct BenchComposeArguments {
     /// Folder of the checkpoint; not given: the small one that is built in.
     #[arg(long, env = "INKSTONE_MODEL", value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
-    /// What to write. The default, with the default seed, is what the small model makes six paragraphs of, the most it writes.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "Write 5 paragraphs about the park that mention a red circle, a blue star, a green ring, a yellow square, \
-                         a purple cross, a black triangle, a white circle and an orange star."
-    )]
-    pub(crate) instruction: String,
-    /// Pictures of the article, as far as it has paragraphs for them.
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=15))]
-    pub(crate) pictures: u32,
+    /// What to write. Not given: what the small model, with the default seed, makes six paragraphs of, the most it writes; with
+    /// --uploads an article about them.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) instruction: Option<String>,
+    /// Pictures of the article, as far as it has paragraphs for them. Not given: 6; with --uploads 4, the most that the small model
+    /// writes about.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=15))]
+    pub(crate) pictures: Option<u32>,
     /// Pictures that each is chosen from.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=4))]
     pub(crate) candidates: u32,
