@@ -345,6 +345,10 @@ impl Place {
 
     /// So many tokens of its answers were drawn for the first time.
     pub(crate) fn drawn(&self, tokens: usize) {
+        if tokens == 0 {
+            // Not the first ones: it was started, or tells of its prompt.
+            return;
+        }
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         let uncharged = self.uncharged.fetch_add(tokens, Ordering::Relaxed) + tokens;
         let is_first = !self.has_tokens.load(Ordering::Relaxed);

@@ -261,6 +261,27 @@ async fn tokens_are_charged_however_they_come() {
 }
 
 #[tokio::test]
+async fn the_first_token_lets_the_next_prompt_go() {
+    let groups = Arc::new(Groups(Counter::new(64)));
+    let (limits, timeouts) = (Limits::default(), Timeouts::default());
+    let admission = Arc::new(Admission::new(&limits, &timeouts, groups));
+    // Prompts of 100 positions, of which a group is given some 1,000 ahead.
+    let mut places = vec![];
+    while let Ok(place) =
+        timeout(Duration::from_millis(50), admission.admit(asked("a"), None)).await
+    {
+        places.push(place.unwrap());
+    }
+    assert_eq!(places.len(), 10);
+    let next = queue_up(&admission, "a").await;
+    // It was started: that is no token yet.
+    places[0].drawn(0);
+    assert_eq!(num_queued(&admission), 1);
+    places[0].drawn(1);
+    answer(next).await.unwrap();
+}
+
+#[tokio::test]
 async fn requests_go_when_the_groups_say_that_they_have_room() {
     let groups = Arc::new(Groups(Counter::new(1)));
     let admission = Arc::new(Admission::new(
