@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use futures::StreamExt;
 use inkstone_cluster::{CoordinatorRecord, Membership, NodeAddress};
 use inkstone_proto::v1::{
     chat_service_server::ChatServiceServer, cluster_service_server::ClusterServiceServer,
@@ -30,6 +31,7 @@ use crate::{
         chat::ChatService, cluster::ClusterService, composition::CompositionService,
         deadline::note_deadline, model::ModelService,
     },
+    client_stream::ClientStream,
     cluster_view::ClusterView,
     compose::Composer,
     config::Config,
@@ -113,8 +115,9 @@ pub(crate) async fn serve_with(
         .await;
     let closing = CancellationToken::new();
     let router = router(&config, &dispatcher, composer.clone(), &health, &closing)?;
+    let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = router.serve_with_incoming_shutdown(
-        TcpIncoming::from(listener).with_nodelay(Some(true)),
+        accepted.map(|stream| stream.map(ClientStream)),
         closing.clone().cancelled_owned(),
     );
     tokio::pin!(server);

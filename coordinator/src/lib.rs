@@ -5,6 +5,7 @@ mod admission;
 mod api;
 mod app;
 mod article_error;
+mod client_stream;
 mod cluster_error;
 mod cluster_load;
 mod cluster_view;

@@ -165,7 +165,7 @@ impl GenerationStream {
                     "the request ended before it was taken on".into(),
                 ))),
                 None => {
-                    state.reader = Some(context.waker().clone());
+                    state.wait(context);
                     Poll::Pending
                 }
             }
@@ -195,7 +195,7 @@ impl Stream for GenerationStream {
                 Poll::Ready(end.err().map(Err))
             }
             None => {
-                state.reader = Some(context.waker().clone());
+                state.wait(context);
                 Poll::Pending
             }
         }
@@ -203,6 +203,14 @@ impl Stream for GenerationStream {
 }
 
 impl State {
+    /// Notes whom to wake. A reader asks again after each event, so that it is mostly noted already.
+    fn wait(&mut self, context: &Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(context.waker()),
+            None => self.reader = Some(context.waker().clone()),
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
