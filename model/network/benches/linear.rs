@@ -30,7 +30,7 @@ fn main() {
         );
         for (n, k) in SHAPES {
             for dtype in TYPES {
-                for m in [1, 4, 8, 16] {
+                for m in [1, 2, 4, 8, 16, 24] {
                     let seconds = seconds(num_threads, dtype, m, k, n, 7);
                     let rate = (n * k * dtype.num_bytes()) as f64 / seconds;
                     let shape = format!("{n} x {k}");

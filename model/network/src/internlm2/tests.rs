@@ -1,6 +1,7 @@
 //! The language model against the reference's numbers, and against itself: split over ranks, over chunks and over batches.
 //! Needs the golden checkpoints; without them these tests pass and say so.
 
+mod company;
 mod on_gpus;
 
 use std::{net::TcpListener, path::PathBuf, thread, time::Duration};

@@ -1,6 +1,8 @@
 //! The linear layers against plain f64 sums: one body for every instruction set that the machine has, every weight type,
 //! and shapes with odd ends.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::{linear, linear_acc};
@@ -179,27 +181,45 @@ fn number_of_threads_does_not_change_a_bit() {
     }
 }
 
+/// The bits of `linear` with a bias and of `linear_acc`, for these rows of x, row after row.
+fn bits(x: &Tensor, rows: Range<usize>, w: &Tensor, bias: &Tensor) -> [Vec<u32>; 2] {
+    let x = x.narrow_rows(rows.clone()).unwrap();
+    let product = linear(&x, w, Some(bias)).unwrap();
+    let mut sum = tensor(x.device(), &[rows.len(), w.rows()], 4);
+    sum.as_f32_mut().unwrap().fill(0.3);
+    let all = 0..rows.len();
+    linear_acc(&x, w, 1.5, &mut sum, std::slice::from_ref(&all)).unwrap();
+    [product, sum].map(|y| {
+        let values = y.to_f32_vec().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    })
+}
+
 #[test]
 fn company_of_other_rows_does_not_change_a_bit() {
-    // Within each kernel: those for few rows, and those for many.
-    for device in devices(1) {
+    // Alone, and in companies of every size, whatever kernels these go to.
+    const MOST: usize = 64;
+    for device in devices(2) {
         for dtype in DTYPES {
-            let (x, w) = (
-                tensor(&device, &[60, 300], 1),
-                tensor(&device, &[70, 300], 2).to_dtype(dtype).unwrap(),
-            );
-            let all = |m: usize| {
-                linear(&x.narrow_rows(0..m).unwrap(), &w, None)
-                    .unwrap()
-                    .to_f32_vec()
-                    .unwrap()
-            };
-            for (few, many) in [(2, 16), (5, 13), (17, 60)] {
-                assert!(
-                    all(few) == all(many)[..few * 70],
-                    "{few} rows and {many} of {dtype:?}, {}",
-                    describe(&device)
-                );
+            for (k, n) in [(75, 37), (300, 70), (1030, 16), (64, 1)] {
+                let (x, bias) = (tensor(&device, &[MOST, k], 1), tensor(&device, &[n], 3));
+                let w = tensor(&device, &[n, k], 2).to_dtype(dtype).unwrap();
+                let alone: Vec<_> = (0..MOST)
+                    .map(|row| bits(&x, row..row + 1, &w, &bias))
+                    .collect();
+                for count in 2..=MOST {
+                    let rows = MOST - count..MOST;
+                    let together = bits(&x, rows.clone(), &w, &bias);
+                    for (at, row) in rows.enumerate() {
+                        for (together, alone) in together.iter().zip(&alone[row]) {
+                            assert!(
+                                together[at * n..][..n] == alone[..],
+                                "[{count}, {k}] x [{n}, {k}] {dtype:?}, row {row}, {}",
+                                describe(&device)
+                            );
+                        }
+                    }
+                }
             }
         }
     }

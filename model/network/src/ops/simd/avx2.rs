@@ -61,19 +61,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: as above.
-        unsafe {
-            let four = _mm_add_ps(
-                _mm256_castps256_ps128(self.0),
-                _mm256_extractf128_ps::<1>(self.0),
-            );
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store_transposed(rows: &[Self; MAX_LANES], to: *mut f32, stride: usize) {
         // SAFETY: as above.
         unsafe {

@@ -43,8 +43,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn store(self, to: *mut f32);
     /// `self + a · b`
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
-    /// The sum of the lanes, in an order that is the same at each call.
-    unsafe fn sum(self) -> f32;
     /// Stores `COUNT` rows as columns: lane `i` of `rows[j]` goes to `to[i * stride + j]`.
     unsafe fn store_transposed(rows: &[Self; MAX_LANES], to: *mut f32, stride: usize);
     /// Asks for a cache line to be brought near; the address may be anything.
@@ -107,14 +105,9 @@ pub(crate) trait Kernel {
 }
 
 impl InstructionSet {
-    /// [`Lanes::COUNT`] of this set.
-    pub(crate) fn num_lanes(self) -> usize {
-        self.run(Sizes).0
-    }
-
     /// [`Lanes::NUM_REGISTERS`] of this set.
     pub(crate) fn num_registers(self) -> usize {
-        self.run(Sizes).1
+        self.run(NumRegisters)
     }
 
     /// Runs a kernel with the instructions of this set, or the best below it that the machine has.
@@ -135,13 +128,13 @@ impl InstructionSet {
     }
 }
 
-struct Sizes;
+struct NumRegisters;
 
-impl Kernel for Sizes {
-    type Output = (usize, usize);
+impl Kernel for NumRegisters {
+    type Output = usize;
 
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) -> Self::Output {
-        (V::COUNT, V::NUM_REGISTERS)
+    unsafe fn run<V: Lanes>(self) -> usize {
+        V::NUM_REGISTERS
     }
 }

@@ -52,12 +52,6 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
-    }
-
-    #[inline(always)]
     unsafe fn store_transposed(rows: &[Self; MAX_LANES], to: *mut f32, stride: usize) {
         for lane in 0..COUNT {
             for (column, row) in rows[..COUNT].iter().enumerate() {

@@ -34,7 +34,7 @@ unsafe fn lanes_of<V: Lanes>(lanes: V) -> Vec<f32> {
     stored[..V::COUNT].to_vec()
 }
 
-on_every_set!(add_product_and_sum_are_those_of_the_lanes, |V| {
+on_every_set!(add_product_is_that_of_each_lane, |V| {
     // SAFETY: the set is there, and the arrays have as many elements as any form reads.
     unsafe {
         let lanes = V::load_f32(ramp().as_ptr());
@@ -44,10 +44,6 @@ on_every_set!(add_product_and_sum_are_those_of_the_lanes, |V| {
             .map(|value| value * 2.0 + 0.5)
             .collect();
         assert_eq!(lanes_of(result), wanted);
-        assert_eq!(
-            lanes.sum(),
-            wanted.iter().map(|value| (value - 0.5) / 2.0).sum::<f32>()
-        );
     }
 });
 

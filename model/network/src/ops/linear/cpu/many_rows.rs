@@ -3,7 +3,7 @@
 //! block of the depth after the other.
 
 use super::{
-    Product,
+    BLOCK_DEPTH, Block, Product, blocks,
     scratch::{Scratch, new_scratch, with_scratch},
 };
 use crate::{
@@ -11,10 +11,11 @@ use crate::{
     ops::simd::{InstructionSet, Kernel, Lanes, MAX_LANES, Weight},
 };
 
-/// Depth of a block: a panel of packed weights of this depth stays in the nearest cache.
-const BLOCK_DEPTH: usize = 256;
 /// Columns of a block: packed weights of a block stay in the second cache.
 const BLOCK_COLS: usize = 256;
+/// Up to so many rows, packed weights are used so little that they must not leave the nearest cache: a block has the columns of
+/// one panel.
+const NUM_SOME_ROWS: usize = 48;
 /// Rows of x that are packed together; the weights are read and packed once for each such block.
 const BLOCK_ROWS: usize = 504;
 /// Registers of outputs side by side.
@@ -42,7 +43,10 @@ pub(super) fn multiply<W: Weight>(
     product: &Product<'_, W>,
 ) {
     let panel_rows = panel_rows(set.num_registers());
-    let step = block_cols(device, product.num_cols);
+    let step = match product.num_rows {
+        0..=NUM_SOME_ROWS => MAX_PANEL_COLS,
+        _ => block_cols(device, product.num_cols),
+    };
     for first_row in (0..product.num_rows).step_by(BLOCK_ROWS) {
         let num_rows = BLOCK_ROWS.min(product.num_rows - first_row);
         let x = &product.x[first_row * product.depth..][..num_rows * product.depth];
@@ -117,12 +121,7 @@ impl<W: Weight> Kernel for Columns<'_, W> {
 
     #[inline(always)]
     unsafe fn run<V: Lanes>(mut self) {
-        let depth = self.product.depth;
-        for first in (0..depth.max(1)).step_by(BLOCK_DEPTH) {
-            let block = Block {
-                first,
-                depth: BLOCK_DEPTH.min(depth - first),
-            };
+        for block in blocks(self.product.depth) {
             // SAFETY: the set is promised by the caller, and `weights` has room for the block.
             unsafe {
                 self.pack::<V>(&block);
@@ -130,12 +129,6 @@ impl<W: Weight> Kernel for Columns<'_, W> {
             }
         }
     }
-}
-
-/// A part of the depth: `first..first + depth`.
-struct Block {
-    first: usize,
-    depth: usize,
 }
 
 impl<W: Weight> Columns<'_, W> {
@@ -165,6 +158,7 @@ impl<W: Weight> Columns<'_, W> {
         let stride = PANEL_REGISTERS * V::COUNT;
         let Product { w, depth, .. } = self.product;
         let num_cols = self.end.saturating_sub(col).min(V::COUNT);
+        let has_next = block.first + BLOCK_DEPTH < *depth;
         let mut rows = [unsafe { V::splat(0.0) }; MAX_LANES];
         let mut at = 0;
         while at < block.depth {
@@ -174,6 +168,9 @@ impl<W: Weight> Columns<'_, W> {
             unsafe {
                 for (c, row) in rows[..num_cols].iter_mut().enumerate() {
                     let from = w.as_ptr().add((col + c) * depth + block.first + at);
+                    if has_next {
+                        V::prefetch(from.wrapping_add(BLOCK_DEPTH).cast());
+                    }
                     *row = if count == V::COUNT {
                         W::load(from)
                     } else {
@@ -214,20 +211,25 @@ impl<W: Weight> Columns<'_, W> {
                 };
                 // SAFETY: promised by the caller; a panel of x holds `panel_rows` values for each element of the depth.
                 unsafe {
-                    match panel_rows {
-                        12 => self.multiply_panels::<V, 12>(x, w, block, &place),
-                        6 => self.multiply_panels::<V, 6>(x, w, block, &place),
-                        _ => self.multiply_panels::<V, 4>(x, w, block, &place),
+                    match (panel_rows, height) {
+                        (12, 9..) => self.multiply_panels::<V, 12, 12>(x, w, block, &place),
+                        (12, 5..) => self.multiply_panels::<V, 12, 8>(x, w, block, &place),
+                        (12, _) => self.multiply_panels::<V, 12, 4>(x, w, block, &place),
+                        (6, 4..) => self.multiply_panels::<V, 6, 6>(x, w, block, &place),
+                        (6, _) => self.multiply_panels::<V, 6, 3>(x, w, block, &place),
+                        _ => self.multiply_panels::<V, 4, 4>(x, w, block, &place),
                     }
                 }
             }
         }
     }
 
+    /// Multiplies two panels: the first `ROWS` of the `PANEL` rows of x, which are all that there are.
+    ///
     /// # Safety
-    /// As for `multiply_block`; `x` and `w` are panels.
+    /// As for `multiply_block`; `x` and `w` are panels, and the place is not higher than `ROWS`.
     #[inline(always)]
-    unsafe fn multiply_panels<V: Lanes, const ROWS: usize>(
+    unsafe fn multiply_panels<V: Lanes, const PANEL: usize, const ROWS: usize>(
         &self,
         x: *const f32,
         w: *const f32,
@@ -242,7 +244,7 @@ impl<W: Weight> Columns<'_, W> {
                     V::load_f32(w.add((at * PANEL_REGISTERS + part) * V::COUNT))
                 });
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = V::splat(*x.add(at * ROWS + r));
+                    let x = V::splat(*x.add(at * PANEL + r));
                     for part in 0..PANEL_REGISTERS {
                         sums[part] = sums[part].add_product(x, weights[part]);
                     }
@@ -282,12 +284,8 @@ impl<W: Weight> Columns<'_, W> {
                 // SAFETY: the place is within the product.
                 unsafe {
                     let sum = V::load_f32(outputs.as_ptr().add(r * panel_cols + part * V::COUNT));
-                    if count == V::COUNT {
-                        self.product.target.add_part(row, col, sum, is_first);
-                    } else {
-                        self.product
-                            .target
-                            .add_first_lanes(row, col, sum, is_first, count);
+                    if count > 0 {
+                        self.product.target.add(row, col, sum, is_first, count);
                     }
                 }
             }

@@ -1,10 +1,16 @@
-//! The CPU form of the linear layers. Three kernels share the work:
+//! The CPU form of the linear layers. Four kernels share the work. With bf16 weights on machines with AMX:
 //!
-//! * [`few_rows`]: dot products straight from the weights, each weight read from memory once; for decoding.
-//! * [`many_rows`]: packed blocks as in any good matrix product, widening the weights while packing; for prefill.
-//! * [`tiles`]: bf16 weights on machines with AMX, for two rows and more.
+//! * [`tiles`]: the tile instruction;
+//! * [`as_tiles`]: the same sums in vector instructions, for one row or two.
 //!
-//! Each sums the products of one output in an order that depends on neither the number of threads nor the other rows.
+//! With any others:
+//!
+//! * [`many_rows`]: packed blocks as in any good matrix product, widening the weights while packing;
+//! * [`few_rows`]: the same sums straight from the weights, each weight read from memory once.
+//!
+//! On one machine, with one type of weights, an output depends on its row of x and its row of weights alone, to the bit: not
+//! on the other rows, their number, or the number of threads. So a token gets the same logits whatever runs beside it,
+//! which is what makes an answer independent of its company; both kernels of a pair keep one order of summation for it.
 #![expect(
     clippy::needless_range_loop,
     reason = "indices name places in a tile; iterators would hide them"
@@ -14,6 +20,8 @@
     reason = "kernels work on raw memory: strided tiles of it, and vector instructions"
 )]
 
+#[cfg(target_arch = "x86_64")]
+mod as_tiles;
 mod few_rows;
 mod many_rows;
 mod scratch;
@@ -31,8 +39,24 @@ use crate::{
     tensor::{CpuElements, Result, Tensor},
 };
 
-/// Above this many rows the packed kernel is faster than dot products.
-const MAX_FEW_ROWS: usize = 16;
+/// Depth of a block of [`few_rows`] and [`many_rows`], which sum each block by itself: a panel of packed weights of this depth
+/// stays in the nearest cache.
+const BLOCK_DEPTH: usize = 256;
+
+/// A part of the depth: `first..first + depth`.
+struct Block {
+    first: usize,
+    depth: usize,
+}
+
+/// The blocks of a depth; one without elements where there is no depth.
+fn blocks(depth: usize) -> impl Iterator<Item = Block> {
+    let firsts = (0..depth.max(1)).step_by(BLOCK_DEPTH);
+    firsts.map(move |first| Block {
+        first,
+        depth: BLOCK_DEPTH.min(depth - first),
+    })
+}
 
 /// `target op x · wᵀ`: x is `[num_rows, depth]`, w `[num_cols, depth]`, both row-major without gaps.
 struct Product<'a, W> {
@@ -104,18 +128,19 @@ fn run(
             },
         ),
         #[cfg(target_arch = "x86_64")]
-        CpuElements::BF16(w) if set == InstructionSet::Amx && num_rows >= tiles::MIN_ROWS => {
-            tiles::multiply(
-                device,
-                &Product {
-                    x,
-                    w,
-                    num_rows,
-                    num_cols,
-                    depth,
-                    target,
-                },
-            );
+        CpuElements::BF16(w) if set == InstructionSet::Amx => {
+            let product = Product {
+                x,
+                w,
+                num_rows,
+                num_cols,
+                depth,
+                target,
+            };
+            match num_rows {
+                0..=as_tiles::MAX_ROWS => as_tiles::multiply(device, &product),
+                _ => tiles::multiply(device, &product),
+            }
         }
         CpuElements::BF16(w) => multiply(
             device,
@@ -134,9 +159,10 @@ fn run(
 }
 
 fn multiply<W: Weight>(device: &CpuDevice, set: InstructionSet, product: &Product<'_, W>) {
-    match product.num_rows {
-        0..=MAX_FEW_ROWS => few_rows::multiply(device, set, product),
-        _ => many_rows::multiply(device, set, product),
+    if product.num_rows <= few_rows::max_rows(set.num_registers()) {
+        few_rows::multiply(device, set, product);
+    } else {
+        many_rows::multiply(device, set, product);
     }
 }
 

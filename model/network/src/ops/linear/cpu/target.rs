@@ -2,7 +2,10 @@
 
 use std::marker::PhantomData;
 
-use crate::ops::{parallel::SharedPointer, simd::Lanes};
+use crate::ops::{
+    parallel::SharedPointer,
+    simd::{Lanes, MAX_LANES},
+};
 
 /// What happens to the outputs.
 #[derive(Clone, Copy)]
@@ -52,56 +55,14 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Writes one output.
+    /// Adds one part of a sum to `count` outputs side by side, which are the first lanes; `is_first` says that it is the first
+    /// part. An output gets the same bits whichever lane it is in.
     ///
     /// # Safety
-    /// `row` and `col` are within the product, and no other thread writes this column meanwhile.
+    /// As for [`Lanes`]; the row and the columns are within the product, `count` is 1 to `V::COUNT`, and no other thread
+    /// writes these columns meanwhile.
     #[inline(always)]
-    pub(super) unsafe fn write(&self, row: usize, col: usize, product: f32) {
-        // SAFETY: within y, as `new` checked; the caller has the column to itself.
-        unsafe {
-            let y = self.place(row, col);
-            *y = match self.update {
-                Update::Set { bias } => product + bias.map_or(0.0, |bias| *bias.get_unchecked(col)),
-                Update::Add { scale } => *y + scale * product,
-            };
-        }
-    }
-
-    /// Adds one part of a sum to `V::COUNT` outputs side by side; `is_first` says that it is the first part.
-    ///
-    /// # Safety
-    /// As for `write`, for `V::COUNT` columns from `col`; and as for [`Lanes`].
-    #[inline(always)]
-    pub(super) unsafe fn add_part<V: Lanes>(
-        &self,
-        row: usize,
-        col: usize,
-        part: V,
-        is_first: bool,
-    ) {
-        // SAFETY: as for `write`.
-        unsafe {
-            let y = self.place(row, col);
-            let one = V::splat(1.0);
-            let sum = match self.update {
-                Update::Set { bias: None } if is_first => part,
-                Update::Set { bias: Some(bias) } if is_first => {
-                    part.add_product(V::load_f32(bias.as_ptr().add(col)), one)
-                }
-                Update::Set { .. } => part.add_product(V::load_f32(y), one),
-                Update::Add { scale } => V::load_f32(y).add_product(part, V::splat(scale)),
-            };
-            sum.store(y);
-        }
-    }
-
-    /// As `add_part`, for the first `count` lanes.
-    ///
-    /// # Safety
-    /// As for `add_part`, but for `count` columns.
-    #[inline(always)]
-    pub(super) unsafe fn add_first_lanes<V: Lanes>(
+    pub(super) unsafe fn add<V: Lanes>(
         &self,
         row: usize,
         col: usize,
@@ -109,16 +70,49 @@ impl<'a> Target<'a> {
         is_first: bool,
         count: usize,
     ) {
-        let mut lanes = [0.0; crate::ops::simd::MAX_LANES];
-        // SAFETY: as for `write`; no form has more lanes than `lanes`.
+        let bias = match self.update {
+            Update::Set { bias: Some(bias) } if is_first => Some(bias.as_ptr().wrapping_add(col)),
+            Update::Set { .. } | Update::Add { .. } => None,
+        };
+        // SAFETY: within y and the bias, as `new` checked; the caller has the columns to itself. No form has more lanes than
+        // the copies.
         unsafe {
-            part.store(lanes.as_mut_ptr());
-            for (lane, &part) in lanes[..count].iter().enumerate() {
-                if is_first || matches!(self.update, Update::Add { .. }) {
-                    self.write(row, col + lane, part);
-                } else {
-                    *self.place(row, col + lane) += part;
-                }
+            let y = self.place(row, col);
+            if count == V::COUNT {
+                return self.sum(y, bias, part, is_first).store(y);
+            }
+            let (mut lanes, mut biases) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+            lanes.as_mut_ptr().copy_from_nonoverlapping(y, count);
+            let bias = bias.map(|bias| {
+                biases.as_mut_ptr().copy_from_nonoverlapping(bias, count);
+                biases.as_ptr()
+            });
+            let sum = self.sum(lanes.as_ptr(), bias, part, is_first);
+            sum.store(lanes.as_mut_ptr());
+            y.copy_from_nonoverlapping(lanes.as_ptr(), count);
+        }
+    }
+
+    /// What stands at `y` after a part.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    unsafe fn sum<V: Lanes>(
+        &self,
+        y: *const f32,
+        bias: Option<*const f32>,
+        part: V,
+        is_first: bool,
+    ) -> V {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let one = V::splat(1.0);
+            match (self.update, bias) {
+                (Update::Set { .. }, Some(bias)) => part.add_product(V::load_f32(bias), one),
+                (Update::Set { .. }, None) if is_first => part,
+                (Update::Set { .. }, None) => part.add_product(V::load_f32(y), one),
+                (Update::Add { scale }, _) => V::load_f32(y).add_product(part, V::splat(scale)),
             }
         }
     }

@@ -19,15 +19,12 @@ use crate::{
     ops::simd::{InstructionSet, Kernel, Lanes, MAX_LANES, transpose},
 };
 
-/// From so many rows on the tiles are faster than dot products.
-pub(super) const MIN_ROWS: usize = 2;
-
 /// Rows and 32-bit columns of a tile.
-const SIDE: usize = 16;
+pub(super) const SIDE: usize = 16;
 /// Elements of the depth in one tile: two bf16 in each 32-bit column.
-const STEP: usize = 2 * SIDE;
+pub(super) const STEP: usize = 2 * SIDE;
 const TILE_BYTES: usize = SIDE * SIDE * 4;
-const NUM_PIECES: usize = 3;
+pub(super) const NUM_PIECES: usize = 3;
 /// Bytes of packed x for one step of 16 rows.
 const STEP_BYTES: usize = NUM_PIECES * TILE_BYTES;
 /// Output tiles, one below the other, that share a tile of x.
@@ -180,7 +177,7 @@ impl Rows<'_> {
 /// The three pieces of each lane, each in the upper half of its 32 bits. What is infinite or not a number is in the first.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn cut(values: __m512) -> [__m512i; NUM_PIECES] {
+pub(super) fn cut(values: __m512) -> [__m512i; NUM_PIECES] {
     const INFINITE: i32 = 0x18;
     const NOT_A_NUMBER: i32 = 0x81;
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
@@ -381,12 +378,9 @@ impl Write<'_> {
                 // SAFETY: rows and columns are within the product, and this task has the columns to itself.
                 unsafe {
                     let values = V::load_f32(values.as_ptr());
-                    match num_cols {
-                        SIDE => rows.product.target.add_part(row, col, values, true),
-                        _ => rows
-                            .product
-                            .target
-                            .add_first_lanes(row, col, values, true, num_cols),
+                    if num_cols > 0 {
+                        let target = &rows.product.target;
+                        target.add(row, col, values, true, num_cols);
                     }
                 }
             }
