@@ -237,6 +237,8 @@ fn features(digest: PictureDigest, num_tokens: usize) -> Arc<EncodedPicture> {
 pub(super) struct Answer {
     /// The tokens of each branch, in order.
     pub(super) branches: BTreeMap<usize, Vec<u32>>,
+    /// The log-probabilities of those that were drawn in this run, where they were asked for.
+    pub(super) logprobs: BTreeMap<usize, Vec<Option<f32>>>,
     pub(super) ends: BTreeMap<usize, EndReason>,
     pub(super) beams: Vec<BeamAnswer>,
     pub(super) prompt_logprobs: Vec<Option<DrawnToken>>,
@@ -282,13 +284,25 @@ pub(super) fn run(setting: Setting, asks: &[Timed]) -> Outcome {
     let last_arrival = asks.iter().map(|(_, arrival, _)| *arrival).max();
     for turn in 0.. {
         assert!(turn < 20_000, "the group does not come to an end");
-        for (index, (ask, arrival, cancel)) in asks.iter().enumerate() {
-            let id = RequestId(index as u64 + 1);
-            if *arrival == turn {
+        // While a step runs, every other request comes when what it drew is applied, and joins the step that is prepared.
+        let is_late = |index: usize| in_flight.is_some() && index % 2 == 1;
+        let (late, early): (Vec<_>, Vec<_>) = asks
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, arrival, _))| *arrival == turn)
+            .partition(|(index, _)| is_late(*index));
+        let admit = |scheduler: &mut Scheduler,
+                     executor: &mut DeviceExecutor,
+                     coming: Vec<(usize, &Timed)>| {
+            for (index, (ask, ..)) in coming {
+                let id = RequestId(index as u64 + 1);
                 scheduler.submit(ask.engine_request(id)).unwrap();
                 executor.admit(Arc::new(ask.setup(id))).unwrap();
             }
-            if *cancel == Some(turn) && scheduler.cancel(id) {
+        };
+        admit(&mut scheduler, &mut executor, early);
+        for (index, (_, _, cancel)) in asks.iter().enumerate() {
+            if *cancel == Some(turn) && scheduler.cancel(RequestId(index as u64 + 1)) {
                 answers[index].was_cancelled = true;
             }
         }
@@ -298,12 +312,15 @@ pub(super) fn run(setting: Setting, asks: &[Timed]) -> Outcome {
             executor.pictures(id, pictures).unwrap();
             scheduler.pictures_ready(id);
         }
-        let prepared = scheduler.prepare();
+        let mut prepared = scheduler.prepare();
         let mut events = scheduler.take_events();
         let was_idle = in_flight.is_none();
         if let Some(plan) = in_flight.take() {
             let output = executor.finish().unwrap();
             events.extend(scheduler.apply(&plan, &output).unwrap());
+            admit(&mut scheduler, &mut executor, late);
+            scheduler.join(&mut prepared);
+            events.extend(scheduler.take_events());
         }
         if let Some(plan) = scheduler.seal(prepared) {
             let plan = Arc::new(plan);
@@ -350,9 +367,12 @@ fn note(answers: &mut [Answer], event: Event) {
             index,
             token,
         } => {
-            let tokens = answers[answer(request)].branches.entry(branch).or_default();
+            let answer = &mut answers[answer(request)];
+            let tokens = answer.branches.entry(branch).or_default();
             assert_eq!(tokens.len(), index, "told once, in order");
             tokens.push(token.token_id);
+            let logprobs = answer.logprobs.entry(branch).or_default();
+            logprobs.push(token.logprob);
         }
         Event::Ended {
             request,

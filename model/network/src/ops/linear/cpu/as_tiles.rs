@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::{
-    Product, cols_per_task,
+    LINES_AHEAD, Product, ahead, cols_per_task,
     scratch::{Scratch, new_scratch, with_scratch},
     tiles::{NUM_PIECES, SIDE, STEP, cut},
 };
@@ -158,7 +158,7 @@ impl Columns<'_> {
     }
 
     /// The weights of a step, 16 columns by 32 elements, so that each register holds a pair of elements of all columns. What
-    /// is missing is zero. The weights of the strip that follows are asked for.
+    /// is missing is zero. Weights further on are asked for.
     ///
     /// # Safety
     /// As for `strip`.
@@ -180,9 +180,11 @@ impl Columns<'_> {
                     *row = _mm512_maskz_loadu_epi16(mask, from.add(c * depth).cast());
                 }
             }
+            let next =
+                w.as_ptr()
+                    .wrapping_add(ahead(*depth, col, step * STEP, SIDE, LINES_AHEAD * STEP));
             for c in 0..SIDE {
-                let next = from.wrapping_add((SIDE + c) * depth);
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(c * depth).cast());
             }
             transpose(&rows)
         }

@@ -3,7 +3,7 @@
 //! weight comes from memory once and is widened once. Sums are taken in the order of [`many_rows`](super::many_rows), to
 //! the bit: one element of the depth after the other, and one block of it after the other.
 
-use super::{Block, Product, blocks, cols_per_task};
+use super::{Block, LINES_AHEAD, Product, ahead, blocks, cols_per_task};
 use crate::{
     device::CpuDevice,
     ops::simd::{InstructionSet, Kernel, Lanes, MAX_LANES, Weight},
@@ -125,8 +125,8 @@ impl<W: Weight> Columns<'_, W> {
         sums
     }
 
-    /// Turns a square of weights: `count` elements of the columns from `col` on, those beyond the end as zero. Those of
-    /// the strip that follows are asked for meanwhile.
+    /// Turns a square of weights: `count` elements of the columns from `col` on, those beyond the end as zero. Those
+    /// further on are asked for meanwhile.
     ///
     /// # Safety
     /// As for `strip`; the elements are within the depth.
@@ -141,7 +141,8 @@ impl<W: Weight> Columns<'_, W> {
         let Product { w, depth, .. } = self.product;
         let num_cols = (self.end - col).min(V::COUNT);
         let from = w.as_ptr().wrapping_add(col * depth + element);
-        let is_new_line = element.is_multiple_of(CACHE_LINE / size_of::<W>());
+        let line = CACHE_LINE / size_of::<W>();
+        let is_new_line = element.is_multiple_of(line);
         // SAFETY: promised by the caller. Prefetches may go anywhere.
         unsafe {
             let mut rows = [V::splat(0.0); MAX_LANES];
@@ -159,8 +160,9 @@ impl<W: Weight> Columns<'_, W> {
             }
             V::store_transposed(&rows, square.as_mut_ptr(), V::COUNT);
             if is_new_line {
+                let next = ahead(*depth, col, element, V::COUNT, LINES_AHEAD * line);
                 for c in 0..V::COUNT {
-                    V::prefetch(from.wrapping_add((V::COUNT + c) * depth).cast());
+                    V::prefetch(w.as_ptr().wrapping_add(next + c * depth).cast());
                 }
             }
         }
