@@ -101,7 +101,13 @@ impl<'a> Rank<'a> {
                 logits: LogitsRows::All,
             };
             // Before it and behind it, one row each or some.
-            let rows_of = |other: usize| if other % 3 == 0 { 1 + position % 11 } else { 1 };
+            let rows_of = |other: usize| {
+                if other.is_multiple_of(3) {
+                    1 + position % 11
+                } else {
+                    1
+                }
+            };
             let before = position % (others.len() + 1);
             let beside = others.iter().enumerate();
             let mut sequences: Vec<_> = beside
