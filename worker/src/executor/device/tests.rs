@@ -2,6 +2,7 @@
 //! that dies or hangs ends the group.
 
 mod company;
+mod constrained;
 mod failures;
 mod group;
 mod resumed;
