@@ -220,7 +220,7 @@ impl RankRunner {
         let results = sampling::sample(logits, first_id, &rows, self.collective.as_ref())
             .map_err(|error| error.to_string())?;
         match results {
-            Some(results) => collect(plan, &uses, &masks, results),
+            Some(results) => collect(plan, &uses, &masks, &|item| self.too_early(item), results),
             None => Ok(StepOutput::default()),
         }
     }
@@ -294,6 +294,18 @@ impl RankRunner {
         })
     }
 
+    /// Where the answer may not end yet, what asks for more of it.
+    fn too_early(&self, item: &StepItem) -> Option<String> {
+        let (_, request) = self.contents(item).ok()?;
+        let (drawn, wanted) = (
+            item.draw?.token_index,
+            request.setup().sampling.min_new_tokens,
+        );
+        (drawn < wanted).then(|| {
+            format!("the answer can only end after {drawn} tokens, and min_tokens asks for {wanted}; ask for fewer")
+        })
+    }
+
     fn score_row(&self, item: &StepItem, token_id: u32) -> Result<RowSampling<'_>, String> {
         let (_, request) = self.contents(item)?;
         Ok(RowSampling {
@@ -350,6 +362,7 @@ fn collect(
     plan: &StepPlan,
     uses: &[(usize, RowUse)],
     masks: &[Option<Mask>],
+    too_early: &dyn Fn(&StepItem) -> Option<String>,
     results: Vec<Result<RowResult, SampleError>>,
 ) -> Result<StepOutput, String> {
     let mut drawn = Vec::new();
@@ -359,7 +372,8 @@ fn collect(
         let mut score = None;
         match used {
             RowUse::Draw => {
-                let failure = masks[*at].as_ref().and_then(|mask| mask.failure.as_ref());
+                let failure = masks[*at].as_ref().and_then(|mask| mask.failure.clone());
+                let failure = || failure.or_else(|| too_early(item));
                 drawn.push((item.sequence, drawn_from(result, failure)?));
             }
             RowUse::Score(_) => score = score_from(result)?,
@@ -382,7 +396,7 @@ fn collect(
 
 fn drawn_from(
     result: Result<RowResult, SampleError>,
-    failure: Option<&String>,
+    failure: impl FnOnce() -> Option<String>,
 ) -> Result<Drawn, String> {
     match result {
         Ok(RowResult::Tokens(tokens)) => {
@@ -392,7 +406,7 @@ fn drawn_from(
         Ok(RowResult::Score(_)) => Err("a draw came back as a score".to_owned()),
         Err(SampleError::NotFinite { .. }) => Ok(Drawn::Failed(DrawFailure::NotFinite)),
         Err(error @ SampleError::NothingAllowed) => {
-            let reason = failure.cloned().unwrap_or_else(|| error.to_string());
+            let reason = failure().unwrap_or_else(|| error.to_string());
             Ok(Drawn::Failed(DrawFailure::NothingAllowed(reason)))
         }
         Err(error) => Err(error.to_string()),

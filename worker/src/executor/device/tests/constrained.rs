@@ -1,5 +1,7 @@
 //! Answers that must have a form get the tokens that they get alone, whoever comes and goes beside them.
 
+use inkstone_engine::DrawFailure;
+
 use super::{
     company::{alone, assert_same, scramble, words},
     group::{Answer, Ask, Setting, Timed, model, run},
@@ -56,4 +58,17 @@ fn constrained_answers_do_not_depend_on_company() {
 #[test]
 fn constrained_answers_do_not_depend_on_company_on_two_ranks() {
     constrained_in_company(2, 20);
+}
+
+#[test]
+fn a_form_that_ends_before_the_answer_may_says_so() {
+    let mut ask = Ask::text(words(1, 5), 20);
+    ask.stop_token_ids = model().vocabulary.stop_token_ids().to_vec();
+    ask.sampling.constraint = Some(ConstraintForm::Choices(vec!["a".to_owned()]));
+    assert_eq!(alone(&ask, 1).failure, None);
+    ask.sampling.min_new_tokens = 8;
+    let Some(DrawFailure::NothingAllowed(reason)) = alone(&ask, 1).failure else {
+        panic!("an answer of eight tokens that is \"a\"");
+    };
+    assert!(reason.contains("min_tokens asks for 8"), "{reason}");
 }
