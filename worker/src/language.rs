@@ -137,6 +137,7 @@ async fn form(
                     address: listener.local_addr()?.to_string(),
                     listener,
                 },
+                nccl_ids: None,
                 patience: tokio::time::sleep(config.group.deadlines.join).boxed(),
             };
             (meeting, 1)

@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::Context;
-use inkstone_model::{checkpoint::Shard, collectives::Collective, internlm2::LanguageModel};
+use inkstone_model::{
+    checkpoint::Shard,
+    collectives::{Collective, NcclIds},
+    internlm2::LanguageModel,
+};
 use inkstone_proto::worker::v1::RankHello;
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +64,7 @@ pub async fn run_rank(
         fingerprint: fingerprint(&checkpoint),
         dtype: dtype_name(&config.model),
         deadlines: config.deadlines,
+        nccl_ids: None,
     };
     let shard = Shard {
         rank: config.rank,
@@ -93,7 +98,7 @@ pub async fn run_rank(
 }
 
 /// A rank's place in a group, wherever the leader is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct RankSeat {
     /// The life that it joins; none: whichever the leader is in.
     pub(crate) life: Option<GroupLife>,
@@ -102,6 +107,8 @@ pub(crate) struct RankSeat {
     pub(crate) fingerprint: [u8; 32],
     pub(crate) dtype: String,
     pub(crate) deadlines: Deadlines,
+    /// Where rank 0 leaves NCCL's id; none: the ranks hand it on among themselves.
+    pub(crate) nccl_ids: Option<Arc<dyn NcclIds>>,
 }
 
 /// Where a leader answers.
@@ -195,8 +202,9 @@ impl RankSeat {
         first_step: oneshot::Sender<()>,
     ) -> Result<(), Breakage> {
         let place = (self.rank, self.world_size);
+        let between = (model.device().clone(), self.nccl_ids.clone());
         let collective = tokio::select! {
-            collective = joined.enter_collective(place, self.deadlines, model.device().clone()) => collective,
+            collective = joined.enter_collective(place, self.deadlines, between) => collective,
             () = stop.cancelled() => return Ok(()),
         };
         let collective = match collective {

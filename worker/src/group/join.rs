@@ -10,7 +10,7 @@ use std::{
 
 use inkstone_cluster::Epoch;
 use inkstone_model::{
-    collectives::{Collective, TcpCollective, TcpMember, between_devices},
+    collectives::{Collective, NcclIds, TcpCollective, TcpMember, between_devices},
     device::Device,
 };
 use inkstone_proto::worker::v1::{
@@ -414,10 +414,10 @@ pub fn lead_collective(
     welcome: &Welcome,
     world_size: usize,
     deadlines: Deadlines,
-    device: &Device,
+    (device, nccl_ids): (&Device, Option<&dyn NcclIds>),
 ) -> Result<Arc<dyn Collective>, String> {
     let member = member(welcome, (0, world_size), deadlines);
     TcpCollective::lead(listener, &member)
-        .and_then(|met| between_devices(Arc::new(met), device))
+        .and_then(|met| between_devices(Arc::new(met), device, nccl_ids))
         .map_err(|error| error.to_string())
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use inkstone_cluster::{Epoch, GroupId};
 use inkstone_model::{
-    collectives::{Collective, TcpCollective, between_devices},
+    collectives::{Collective, NcclIds, TcpCollective, between_devices},
     device::Device,
 };
 use inkstone_proto::worker::v1::{
@@ -134,13 +134,13 @@ impl Joined {
         &self,
         (rank, world_size): (usize, usize),
         deadlines: Deadlines,
-        device: Device,
+        (device, nccl_ids): (Device, Option<Arc<dyn NcclIds>>),
     ) -> Result<Arc<dyn Collective>, String> {
         let member = member(&self.welcome, (rank, world_size), deadlines);
         let rendezvous = self.welcome.rendezvous.clone();
         let formed = tokio::task::spawn_blocking(move || {
             TcpCollective::join(rendezvous.as_str(), &member)
-                .and_then(|met| between_devices(Arc::new(met), &device))
+                .and_then(|met| between_devices(Arc::new(met), &device, nccl_ids.as_deref()))
                 .map_err(|error| error.to_string())
         })
         .await

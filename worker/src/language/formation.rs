@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use inkstone_engine::EngineLimits;
 use inkstone_model::{
     checkpoint::Checkpoint,
-    collectives::{Collective, LocalCollective, SingleCollective, between_devices},
+    collectives::{Collective, LocalCollective, NcclIds, SingleCollective, between_devices},
     internlm2::{LanguageModel, RopeRule},
 };
 use inkstone_proto::worker::v1::{DescribeLanguageResponse, Welcome};
@@ -49,12 +49,14 @@ pub(crate) enum Meeting<'a> {
         desk: &'a JoinDesk,
         /// Where they meet for the collective.
         rendezvous: Rendezvous,
+        /// Where rank 0 leaves NCCL's id; none: the ranks hand it on among themselves.
+        nccl_ids: Option<Arc<dyn NcclIds>>,
         /// Ends when they took too long to join.
         patience: BoxFuture<'a, ()>,
     },
 }
 
-/// Where ranks meet for the TCP collective, which is also where those of GPUs agree on NCCL's id.
+/// Where ranks meet for the TCP collective; those of GPUs go on from there to NCCL.
 pub(crate) struct Rendezvous {
     pub(crate) listener: TcpListener,
     /// `host:port`, as the others reach it.
@@ -183,11 +185,12 @@ impl Formation<'_> {
             Meeting::Joining {
                 desk,
                 rendezvous,
+                nccl_ids,
                 patience,
             } => {
                 let own = models.into_iter().next();
                 let own = own.ok_or_else(|| Breakage::new("rank 0 has no weights"))?;
-                self.joined((own, num_blocks), desk, rendezvous, patience)
+                self.joined((own, num_blocks), desk, (rendezvous, nccl_ids), patience)
                     .await?
             }
         };
@@ -229,7 +232,7 @@ impl Formation<'_> {
                 let ends = LocalCollective::group(ranks, deadline).into_iter();
                 let joins = ends.zip(&models).map(|(end, model)| {
                     let device = model.device().clone();
-                    spawn_blocking(move || between_devices(Arc::new(end), &device))
+                    spawn_blocking(move || between_devices(Arc::new(end), &device, None))
                 });
                 let mut ends = Vec::with_capacity(ranks);
                 for join in joins.collect::<Vec<_>>() {
@@ -258,7 +261,7 @@ impl Formation<'_> {
         &self,
         (model, num_blocks): (Arc<LanguageModel>, usize),
         desk: &JoinDesk,
-        rendezvous: Rendezvous,
+        (rendezvous, nccl_ids): (Rendezvous, Option<Arc<dyn NcclIds>>),
         patience: BoxFuture<'_, ()>,
     ) -> Result<DeviceExecutor, Breakage> {
         let (failures, reports) = RankFailures::channel();
@@ -272,7 +275,10 @@ impl Formation<'_> {
         let (world_size, terms) = (self.world_size, welcome.clone());
         let listener = rendezvous.listener;
         let device = model.device().clone();
-        let form = move || lead_collective(&listener, &terms, world_size, deadlines, &device);
+        let form = move || {
+            let between = (&device, nccl_ids.as_deref());
+            lead_collective(&listener, &terms, world_size, deadlines, between)
+        };
         tracing::info!(
             ranks = world_size - 1,
             "waiting for the other ranks to join"

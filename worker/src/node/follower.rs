@@ -44,6 +44,7 @@ impl LanguagePart {
             fingerprint: self.fingerprint,
             dtype: dtype_name(&self.node.config.model),
             deadlines: self.node.config.group.deadlines,
+            nccl_ids: Some(self.nccl_ids(task)),
         };
         let joined = tokio::select! {
             joined = self.join(task, &seat, leader) => joined,

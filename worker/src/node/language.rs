@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use inkstone_cluster::{ClusterState, NodeId, Phase};
-use inkstone_model::internlm2::LanguageModel;
+use inkstone_model::{collectives::NcclIds, internlm2::LanguageModel};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Node,
     assignment::{Fate, LanguageTask, Ranks},
+    nccl_ids::RegistryNcclIds,
     weights::Weights,
 };
 use crate::{
@@ -156,6 +157,12 @@ impl LanguagePart {
             state: self.node.state.clone(),
             shutdown: self.node.shutdown.clone(),
         }
+    }
+
+    /// Where the ranks of a life find NCCL's id.
+    pub(super) fn nccl_ids(&self, task: &LanguageTask) -> Arc<dyn NcclIds> {
+        let registry = Arc::clone(&self.node.registry);
+        Arc::new(RegistryNcclIds::new(registry, task.life.clone()))
     }
 
     /// Ends once the others of a life took too long to join: so long after the last of them was seen to load its weights.

@@ -85,6 +85,7 @@ impl LanguagePart {
                 rendezvous: self
                     .rendezvous()
                     .map_err(|error| Breakage::by([0], error))?,
+                nccl_ids: Some(self.nccl_ids(task)),
                 patience: self.patience(task).boxed(),
             },
         };

@@ -7,6 +7,7 @@ mod board;
 mod follower;
 mod language;
 mod leader;
+mod nccl_ids;
 #[cfg(test)]
 mod tests;
 mod vision;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::{board::StatusBoard, language::LanguagePart, vision::VisionPart};
 pub use crate::config::NodeConfig;
 use crate::{
-    config::ExecutorSettings,
+    config::{DeviceKind, ExecutorSettings},
     loading::open_checkpoint,
     progress::ProgressSink,
     service::{
@@ -43,6 +44,7 @@ struct Node {
     health: Health,
     /// What is known of the cluster.
     state: watch::Receiver<Arc<ClusterState>>,
+    registry: Arc<dyn Registry>,
     /// The process is told to stop.
     shutdown: CancellationToken,
     progress: ProgressSink,
@@ -76,6 +78,7 @@ pub async fn run_node(
         board: Arc::new(StatusBoard::new(Arc::clone(&announcement))),
         health,
         state: registry.state(),
+        registry,
         shutdown,
         progress,
     };
@@ -111,8 +114,11 @@ fn record(config: &NodeConfig, checkpoint: &Checkpoint) -> NodeRecord {
         roles: config.roles.clone(),
         devices: config.devices,
         device_kind: match config.group.executor {
-            ExecutorSettings::Device => "cpu".to_owned(),
             ExecutorSettings::Simulated { .. } => "simulated".to_owned(),
+            ExecutorSettings::Device => match config.model.device {
+                DeviceKind::Cpu => "cpu".to_owned(),
+                DeviceKind::Cuda { .. } => "cuda".to_owned(),
+            },
         },
         memory_bytes: memory_bytes() / u64::from(config.devices.max(1)),
         model: checkpoint.description().name.clone(),

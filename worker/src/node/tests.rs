@@ -2,6 +2,7 @@
 
 mod cluster;
 mod joining;
+mod nccl_ids;
 
 use std::{collections::BTreeSet, time::Instant};
 

@@ -56,15 +56,34 @@ pub trait Collective: Send + Sync {
     fn abort(&self);
 }
 
+/// Where rank 0 leaves the id of the NCCL group that it begins, for the others to find. Calls may wait, not without end.
+pub trait NcclIds: Send + Sync {
+    /// Leaves the id. Rank 0 does, once.
+    ///
+    /// # Errors
+    /// Says why it could not be left.
+    fn publish(&self, id: &[u8]) -> Result<(), String>;
+
+    /// The id, which has been left.
+    ///
+    /// # Errors
+    /// Says why it could not be found.
+    fn fetch(&self) -> Result<Vec<u8>, String>;
+}
+
 /// What joins ranks that have met over `host`: NCCL where every rank has a GPU of its own, else `host`. All ranks call it together,
-/// once.
+/// once. NCCL's id goes through `ids`; where there is no such place, over `host`.
 ///
 /// # Errors
 /// When the GPUs cannot be joined, or a rank is lost meanwhile.
-pub fn between_devices(host: Arc<dyn Collective>, device: &Device) -> Result<Arc<dyn Collective>> {
+pub fn between_devices(
+    host: Arc<dyn Collective>,
+    device: &Device,
+    ids: Option<&dyn NcclIds>,
+) -> Result<Arc<dyn Collective>> {
     match device {
         Device::Cpu(_) => Ok(host),
-        Device::Cuda(device) => join_gpus(host, device),
+        Device::Cuda(device) => join_gpus(host, device, ids),
     }
 }
 
@@ -72,7 +91,11 @@ pub fn between_devices(host: Arc<dyn Collective>, device: &Device) -> Result<Arc
 use nccl::join as join_gpus;
 
 #[cfg(not(feature = "cuda"))]
-fn join_gpus(_: Arc<dyn Collective>, device: &CudaDevice) -> Result<Arc<dyn Collective>> {
+fn join_gpus(
+    _: Arc<dyn Collective>,
+    device: &CudaDevice,
+    _: Option<&dyn NcclIds>,
+) -> Result<Arc<dyn Collective>> {
     match *device {}
 }
 

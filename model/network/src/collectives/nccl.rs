@@ -23,7 +23,7 @@ use cudarc::nccl::{
     sys::{self, ncclDataType_t, ncclRedOp_t},
 };
 
-use super::{Collective, CollectiveError, Result};
+use super::{Collective, CollectiveError, NcclIds, Result};
 use crate::{
     device::CudaDevice,
     tensor::{DType, Tensor, TensorError},
@@ -33,8 +33,6 @@ use crate::{
 const JOIN_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes that name a group that is being formed.
 const ID_LEN: usize = 128;
-/// Bytes that tell a GPU from any other, of any machine.
-const IDENTITY_LEN: usize = 16;
 
 /// One rank's end of a group of GPUs.
 pub struct NcclCollective {
@@ -51,55 +49,67 @@ pub struct NcclCollective {
 ///
 /// # Errors
 /// When NCCL is not there on any of the ranks, or finds no way from one to another.
-pub(super) fn join(host: Arc<dyn Collective>, device: &CudaDevice) -> Result<Arc<dyn Collective>> {
-    let identity = gather_bytes::<IDENTITY_LEN>(host.as_ref(), &device.identity()?)?;
-    let is_shared =
-        |mine: &[u8; IDENTITY_LEN]| identity.iter().filter(|one| *one == mine).count() > 1;
-    if identity.iter().any(is_shared) {
+pub(super) fn join(
+    host: Arc<dyn Collective>,
+    device: &CudaDevice,
+    ids: Option<&dyn NcclIds>,
+) -> Result<Arc<dyn Collective>> {
+    let identities = gather_bytes(host.as_ref(), &device.identity()?)?;
+    let is_shared = |one| identities.iter().filter(|other| *other == one).count() > 1;
+    if identities.iter().any(is_shared) {
         return Ok(host);
     }
     // Whoever has no NCCL says so to all: the others would wait for it.
-    let has_nccl = is_present();
-    let ids = gather_bytes::<ID_LEN>(host.as_ref(), &own_id(host.rank(), has_nccl)?)?;
-    let all_have = host.all_gather(&[f32::from(u8::from(has_nccl))])?;
-    let without: Vec<usize> = (0..all_have.len())
-        .filter(|rank| all_have[*rank] != [1.0])
+    let has_nccl = host.all_gather(&[f32::from(u8::from(is_present()))])?;
+    let without: Vec<usize> = (0..has_nccl.len())
+        .filter(|rank| has_nccl[*rank] != [1.0])
         .collect();
     if !without.is_empty() {
         return Err(unsupported(format!(
-            "libnccl.so cannot be opened by ranks {without:?}; install NCCL 2.28 or later there, link libnccl.so to libnccl.so.2, and put it \
-             on LD_LIBRARY_PATH"
+            "libnccl.so cannot be opened by ranks {without:?}; install NCCL 2.28 or later there, link libnccl.so to libnccl.so.2, \
+             and put it on LD_LIBRARY_PATH"
         )));
     }
-    let id = ids.first().copied().unwrap_or([0; ID_LEN]);
+    let id = exchange_id(host.as_ref(), ids)?;
     Ok(Arc::new(NcclCollective::enter(host, device, id)?))
 }
 
-/// The id of a group to come, made by rank 0; the others have none.
-fn own_id(rank: usize, has_nccl: bool) -> Result<[u8; ID_LEN]> {
-    if rank != 0 || !has_nccl {
-        return Ok([0; ID_LEN]);
+/// The id that rank 0 makes, on every rank.
+fn exchange_id(host: &dyn Collective, ids: Option<&dyn NcclIds>) -> Result<[u8; ID_LEN]> {
+    let mut own = Vec::new();
+    if host.rank() == 0 {
+        let id = result::get_uniqueid().map_err(|error| failed("make an id", error))?;
+        own = id.internal.map(|byte| byte as u8).to_vec();
     }
-    let id = result::get_uniqueid().map_err(|error| failed("make an id", error))?;
-    Ok(id.internal.map(|byte| byte as u8))
+    let id = match ids {
+        None => gather_bytes(host, &own)?.swap_remove(0),
+        Some(ids) => {
+            let lost = |reason: String| aborted(&format!("NCCL's id did not arrive: {reason}"));
+            if host.rank() == 0 {
+                ids.publish(&own).map_err(lost)?;
+            }
+            host.barrier()?;
+            match host.rank() {
+                0 => own,
+                _ => ids.fetch().map_err(lost)?,
+            }
+        }
+    };
+    <[u8; ID_LEN]>::try_from(id).map_err(|id| CollectiveError::LengthMismatch {
+        rank: host.rank(),
+        peer: 0,
+        wanted: ID_LEN,
+        found: id.len(),
+    })
 }
 
 /// Every rank's bytes: a collective carries numbers, of which whole ones below 256 come as they went.
-fn gather_bytes<const LEN: usize>(
-    host: &dyn Collective,
-    mine: &[u8; LEN],
-) -> Result<Vec<[u8; LEN]>> {
-    let all = host.all_gather(&mine.map(f32::from))?;
-    let bytes = |theirs: Vec<f32>| -> Result<[u8; LEN]> {
-        let bytes: Vec<u8> = theirs.into_iter().map(|number| number as u8).collect();
-        <[u8; LEN]>::try_from(bytes).map_err(|bytes| CollectiveError::LengthMismatch {
-            rank: host.rank(),
-            peer: 0,
-            wanted: LEN,
-            found: bytes.len(),
-        })
-    };
-    all.into_iter().map(bytes).collect()
+fn gather_bytes(host: &dyn Collective, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let mine: Vec<f32> = mine.iter().copied().map(f32::from).collect();
+    let all = host.all_gather(&mine)?.into_iter();
+    Ok(all
+        .map(|theirs| theirs.into_iter().map(|number| number as u8).collect())
+        .collect())
 }
 
 impl NcclCollective {

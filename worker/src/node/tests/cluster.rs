@@ -146,6 +146,10 @@ impl Cluster {
         cluster
     }
 
+    pub(super) fn registry(&self) -> Arc<dyn Registry> {
+        Arc::clone(&self.registry)
+    }
+
     async fn start_node(&self, name: &str, devices: u32) -> TestNode {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -190,7 +190,7 @@ fn two_ranks_on_one_gpu_equal_one() {
                     let (device, dir, ids) = (device.clone(), &dir, &ids);
                     scope.spawn(move || {
                         // Of one GPU, which NCCL does not join with itself.
-                        let end = between_devices(Arc::new(end), &device).unwrap();
+                        let end = between_devices(Arc::new(end), &device, None).unwrap();
                         let options = LoadOptions {
                             device,
                             dtype: Some(DType::F32),
@@ -233,7 +233,7 @@ fn two_ranks_on_one_gpu_equal_one() {
 #[test]
 fn nccl_joins_gpus_or_says_that_it_is_missing() {
     for (name, device) in gpus() {
-        let joined = between_devices(Arc::new(SingleCollective), &device);
+        let joined = between_devices(Arc::new(SingleCollective), &device, None);
         let collective = match joined {
             Ok(collective) => collective,
             Err(error) => {
