@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::{AdmissionArguments, FrontArguments, RegistryArguments, ServerArguments};
+use super::{FrontArguments, RegistryArguments, ServerArguments};
 
 #[derive(Args, Debug)]
 pub(crate) struct CoordinatorArguments {
@@ -34,8 +34,6 @@ pub(crate) struct CoordinatorArguments {
         value_delimiter = ','
     )]
     pub(crate) vision: Vec<String>,
-    #[command(flatten)]
-    pub(crate) admission: AdmissionArguments,
 }
 
 /// With --registry: what is wanted of the cluster. Flags are written only where nothing is wanted yet, so that a coordinator

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::{CompositionArguments, EngineArguments, StopArguments};
+use super::{AdmissionArguments, CompositionArguments, EngineArguments, StopArguments};
 
 /// Which coordinator is asked.
 #[derive(Args, Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct FrontArguments {
         default_value = "127.0.0.1:50051"
     )]
     pub(crate) grpc: SocketAddr,
+    #[command(flatten)]
+    pub(crate) admission: AdmissionArguments,
     #[command(flatten)]
     pub(crate) composition: CompositionArguments,
     #[command(flatten)]

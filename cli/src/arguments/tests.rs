@@ -1,6 +1,8 @@
 use std::{path::Path, time::Duration};
 
 use clap::{CommandFactory, error::ErrorKind};
+use inkstone_cluster::{InProcessRegistry, NodeId};
+use inkstone_coordinator::{Config, PlacementSettings};
 use inkstone_proto::v1::ExportFormat;
 
 use super::{compose::PictureCount, *};
@@ -171,4 +173,28 @@ fn an_import_asks_a_model_unless_told_not_to() {
     assert!(arguments.no_captions);
     assert_eq!(arguments.location.library, "s3://b/p");
     assert_eq!(arguments.licence.as_deref(), Some("MIT"));
+}
+
+#[test]
+fn a_whole_cluster_in_a_process_takes_the_limits_of_a_coordinator() {
+    let limits = "--max-requests 3 --max-queued 8 --max-queue-wait 5";
+    let of = |line: String| match parse(&line) {
+        Ok(Command::Serve(arguments)) => arguments.front.admission,
+        Ok(Command::Coordinator(arguments)) => arguments.front.admission,
+        other => panic!("{other:?}"),
+    };
+    for line in [
+        format!("serve {limits}"),
+        format!("coordinator --language a:1 --vision b:2 {limits}"),
+    ] {
+        let placement = PlacementSettings::new(NodeId::new("coordinator-0"));
+        let mut config = Config::for_registry(InProcessRegistry::new(), placement);
+        of(line).apply(&mut config);
+        assert_eq!(config.limits.max_requests, 3);
+        assert_eq!(config.limits.max_queued_requests, 8);
+        assert_eq!(config.limits.max_queued_per_tenant, 2);
+        assert_eq!(config.limits.max_requests_per_connection, 11);
+        assert_eq!(config.timeouts.queued, Duration::from_secs(5));
+    }
+    refused("serve --max-requests 0", ErrorKind::ValueValidation, "0");
 }

@@ -21,7 +21,7 @@ use tonic_types::StatusExt;
 
 use super::{default_model::ModelDir, local_cluster::LocalCluster, run_until_stopped};
 use crate::{
-    arguments::{ClusterArguments, CompositionArguments, EngineArguments},
+    arguments::{AdmissionArguments, ClusterArguments, CompositionArguments, EngineArguments},
     telemetry::Console,
 };
 
@@ -108,6 +108,7 @@ fn with_own_cluster(
         tensor_parallel: 1,
         vision_workers: 1,
         grpc: ([127, 0, 0, 1], 0).into(),
+        admission: AdmissionArguments::default(),
         composition,
         grace: DEFAULT_GRACE,
     };

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: CoordinatorArguments) -> anyhow::Result<()> {
             None => Config::for_members(arguments.members()?)?,
         };
         config.timeouts.drain = arguments.front.stop.grace();
-        arguments.admission.apply(&mut config);
+        arguments.front.admission.apply(&mut config);
         let composition = Composition::of(&arguments.front.composition).await?;
         composition.apply(&mut config);
         // The coordinator logs that it is ready; nobody here waits for it.

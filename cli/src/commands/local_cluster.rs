@@ -23,7 +23,7 @@ use super::{
     vision_settings,
 };
 use crate::{
-    arguments::{CompositionArguments, EngineArguments},
+    arguments::{AdmissionArguments, CompositionArguments, EngineArguments},
     telemetry::Console,
 };
 
@@ -35,6 +35,7 @@ pub(crate) struct LocalCluster {
     pub(crate) tensor_parallel: u32,
     pub(crate) vision_workers: u32,
     pub(crate) grpc: SocketAddr,
+    pub(crate) admission: AdmissionArguments,
     /// With what articles are composed; where nothing is said, without pictures.
     pub(crate) composition: Option<CompositionArguments>,
     pub(crate) grace: Duration,
@@ -160,6 +161,7 @@ impl LocalCluster {
         placement.policy.gather_for = Duration::ZERO;
         let mut config = inkstone_coordinator::Config::for_registry(registry, placement);
         config.timeouts.drain = self.grace;
+        self.admission.apply(&mut config);
         composition.apply(&mut config);
         config
     }

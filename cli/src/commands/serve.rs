@@ -14,6 +14,7 @@ pub(crate) fn run(arguments: ServeArguments, console: &Console) -> anyhow::Resul
         tensor_parallel: u32::try_from(arguments.tensor_parallel)?.max(1),
         vision_workers: u32::try_from(arguments.vision_workers)?.max(1),
         grpc: arguments.front.grpc,
+        admission: arguments.front.admission,
         grace: arguments.front.stop.grace(),
         composition: Some(arguments.front.composition),
     };
