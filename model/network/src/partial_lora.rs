@@ -10,39 +10,36 @@ use crate::{
     ops::{
         embedding::gather_rows,
         linear::{linear, linear_acc},
+        rows::RowRanges,
     },
     tensor::{Result, Tensor},
 };
 
 /// Which rows of a batch are pictures: ascending ranges that do not overlap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PictureRows {
-    ranges: Vec<Range<usize>>,
+    rows: RowRanges,
 }
 
 impl PictureRows {
-    /// Adds the rows that come next. A range that begins where the last one ends becomes part of it.
+    /// Adds the rows that come next.
     pub fn push(&mut self, rows: Range<usize>) {
-        match self.ranges.last_mut() {
-            _ if rows.is_empty() => {}
-            Some(last) if last.end == rows.start => last.end = rows.end,
-            _ => self.ranges.push(rows),
-        }
+        self.rows.push(rows);
     }
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.ranges.iter().map(Range::len).sum()
+        self.rows.num_rows()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.rows.is_empty()
     }
 
     /// The picture rows of x, one below the other; nothing where there are none. Copies only where they do not lie together.
     pub fn select(&self, x: &Tensor) -> Result<Option<Tensor>> {
         (!self.is_empty())
-            .then(|| gather_rows(x, &self.ranges))
+            .then(|| gather_rows(x, &self.rows))
             .transpose()
     }
 }
@@ -89,7 +86,7 @@ impl PartialLora {
             return Ok(());
         };
         let low = linear(x, &self.a, None)?;
-        linear_acc(&low, &self.b, self.scale, y, &pictures.ranges)
+        linear_acc(&low, &self.b, self.scale, y, &pictures.rows)
     }
 }
 
@@ -102,16 +99,6 @@ pub(crate) fn weight_name(layer: usize, kind: LinearKind, tensor: &str) -> Strin
 mod tests {
     use super::*;
     use crate::{device::Device, goldens::Goldens};
-
-    #[test]
-    fn ranges_that_meet_become_one() {
-        let mut pictures = PictureRows::default();
-        for rows in [2..5, 5..5, 5..9, 12..13] {
-            pictures.push(rows);
-        }
-        assert_eq!(pictures.ranges, [2..9, 12..13]);
-        assert_eq!(pictures.len(), 8);
-    }
 
     #[test]
     fn the_branch_is_the_reference_s_on_picture_rows_and_absent_elsewhere() {

@@ -237,6 +237,11 @@ impl Tensor {
         Ok(view)
     }
 
+    /// Whether the elements lie in memory of the host, so that reading them copies nothing.
+    pub fn is_on_host(&self) -> bool {
+        matches!(&*self.storage, Storage::Cpu(_))
+    }
+
     /// The elements of an f32 tensor on the CPU.
     pub fn as_f32(&self) -> Result<&[f32]> {
         self.as_slice("as_f32")

@@ -214,8 +214,6 @@ impl RankRunner {
                 RowUse::Nothing => RowSampling::default(),
             });
         }
-        let logits = logits.to_host_f32().map_err(|error| error.to_string())?;
-        let logits = logits.as_f32().map_err(|error| error.to_string())?;
         let first_id = self.model.first_vocab_id();
         let results = sampling::sample(logits, first_id, &rows, self.collective.as_ref())
             .map_err(|error| error.to_string())?;

@@ -17,6 +17,7 @@ use inkstone_model::{
     kv_cache::{BLOCK_TOKENS, KvCache},
     load_options::LoadOptions,
     ops::{elementwise::add_assign, linear::linear},
+    sampling::{self, RowSampling, SamplingParams},
     synthesize::Preset,
     tensor::{DType, Tensor},
 };
@@ -31,6 +32,18 @@ use crate::{
 
 /// Decode steps of a row, after as many warm ones.
 const STEPS: usize = 16;
+/// What tokens are drawn with: as chats are, unless they ask for something else.
+const DRAWN: SamplingParams = SamplingParams {
+    temperature: 1.0,
+    top_k: 50,
+    top_p: 0.8,
+    min_p: 0.0,
+    repetition_penalty: 1.005,
+    presence_penalty: 0.0,
+    frequency_penalty: 0.0,
+    seed: 1,
+    num_logprobs: None,
+};
 /// Runs of everything else, after one warm one.
 const RUNS: usize = 3;
 
@@ -165,8 +178,12 @@ impl Bench<'_> {
         for &(batch, context) in rows {
             let mut cache = self.cache(batch * (context + STEPS * 2 + 2).div_ceil(BLOCK_TOKENS));
             let tables = tables(batch, context + STEPS * 2 + 2);
-            let mut at = context;
-            let mut step = |with_logits: bool| -> anyhow::Result<()> {
+            let row = RowSampling {
+                params: DRAWN,
+                ..RowSampling::default()
+            };
+            let draws = vec![row; batch];
+            let mut step = |at: usize, is_drawn: bool| -> anyhow::Result<()> {
                 let ids = vec![[at as u32 % 1000]; batch];
                 let sequences = tables
                     .iter()
@@ -179,27 +196,32 @@ impl Bench<'_> {
                     &mut cache,
                     &SingleCollective,
                 )?;
-                if with_logits {
-                    out.logits.to_host_f32()?;
+                if is_drawn {
+                    let first_id = self.model.first_vocab_id();
+                    sampling::sample(&out.logits, first_id, &draws, &SingleCollective)?;
                 }
-                at += 1;
                 Ok(())
             };
-            (0..STEPS).try_for_each(|_| step(false))?;
-            self.model.device().synchronize()?;
-            let started = Instant::now();
-            (0..STEPS - 1).try_for_each(|_| step(false))?;
-            step(true)?;
-            let seconds = started.elapsed().as_secs_f64() / STEPS as f64;
+            // Seconds of a step, with its tokens drawn or all of its logits left where they are.
+            let mut measure = |is_drawn: bool| -> anyhow::Result<f64> {
+                (0..STEPS).try_for_each(|index| step(context + index, is_drawn))?;
+                self.model.device().synchronize()?;
+                let started = Instant::now();
+                (0..STEPS).try_for_each(|index| step(context + STEPS + index, is_drawn))?;
+                self.model.device().synchronize()?;
+                Ok(started.elapsed().as_secs_f64() / STEPS as f64)
+            };
+            let (seconds, drawn_seconds) = (measure(false)?, measure(true)?);
             let kv_bytes = (batch * context / BLOCK_TOKENS * block_bytes) as f64;
             let roof = batch as f64 / ((weight_bytes + kv_bytes) / self.roofs.memory);
-            let name = format!("decode, {batch} x {context}");
-            table.row(
-                &name,
-                batch as f64 / seconds,
-                "tokens/s",
-                Some((roof, "weights + KV at memory's speed")),
-            )?;
+            for (what, seconds) in [("decode", seconds), ("decode and draw", drawn_seconds)] {
+                table.row(
+                    &format!("{what}, {batch} x {context}"),
+                    batch as f64 / seconds,
+                    "tokens/s",
+                    Some((roof, "weights + KV at memory's speed")),
+                )?;
+            }
         }
         Ok(())
     }

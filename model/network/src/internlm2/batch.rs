@@ -9,6 +9,7 @@ use crate::{
     ops::{
         attention::PlanError,
         embedding::{copy_rows, embed},
+        rows::RowRanges,
     },
     partial_lora::PictureRows,
     tensor::{Result, Tensor},
@@ -138,20 +139,20 @@ impl Batch<'_> {
         pictures
     }
 
-    /// The rows whose logits are wanted, as ranges.
-    pub(super) fn logits_rows(&self) -> Vec<Range<usize>> {
-        let mut ranges = Vec::new();
+    /// The rows whose logits are wanted.
+    pub(super) fn logits_rows(&self) -> RowRanges {
+        let mut rows = RowRanges::default();
         let mut first_row = 0;
         for sequence in &self.sequences {
             let end = first_row + sequence.num_rows();
             match sequence.logits {
                 LogitsRows::None => {}
-                LogitsRows::Last => ranges.push(end - 1..end),
-                LogitsRows::All => ranges.push(first_row..end),
+                LogitsRows::Last => rows.push(end - 1..end),
+                LogitsRows::All => rows.push(first_row..end),
             }
             first_row = end;
         }
-        ranges
+        rows
     }
 
     /// All inputs with their first row in the batch.

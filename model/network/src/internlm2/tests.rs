@@ -113,7 +113,7 @@ fn generate(
         };
         let logits_here = out.logits.to_host_f32().unwrap();
         let slice = logits_here.as_f32().unwrap();
-        let tokens = sample(slice, model.first_vocab_id(), &[row], collective).unwrap();
+        let tokens = sample(&out.logits, model.first_vocab_id(), &[row], collective).unwrap();
         let token = tokens.map(|tokens| tokens[0].as_ref().unwrap().tokens()[0].id as f32);
         let token = collective
             .all_gather(&token.map_or(vec![], |id| vec![id]))

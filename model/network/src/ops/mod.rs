@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod best_logits;
 pub mod cuda;
 pub mod elementwise;
 pub mod embedding;
@@ -12,5 +13,6 @@ pub mod norm;
 pub(crate) mod parallel;
 pub mod patch_embedding;
 pub mod rotary;
+pub mod rows;
 pub(crate) mod simd;
 pub(crate) mod vectorised;

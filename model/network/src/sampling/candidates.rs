@@ -4,9 +4,9 @@
 
 use super::{
     RowDraw, RowSampling, SampleError, SamplingParams,
-    penalties::{self, FORBIDDEN},
+    penalties::{self, Columns, FORBIDDEN},
 };
-use crate::ops::{exponential::exp, vectorised::vectorised};
+use crate::ops::{best_logits::BestLogits, exponential::exp, vectorised::vectorised};
 
 /// A token that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,6 +31,11 @@ pub struct Candidates {
     pub tokens: Vec<Candidate>,
 }
 
+/// Logits beyond those that a row wants that are asked for with them: penalties and bans may take so many of the best away.
+const SPARE: usize = 64;
+/// Best logits that are asked for at most.
+const MOST_BEST: usize = 512;
+
 /// Numbers before the candidates of an encoded part, and numbers per candidate.
 const HEAD_LEN: usize = 4;
 const CANDIDATE_LEN: usize = 3;
@@ -40,21 +45,18 @@ impl Candidates {
     pub(super) fn pick(logits: &[f32], first_id: u32, row: &RowSampling<'_>) -> Self {
         let num_not_finite = num_not_finite(logits);
         if num_not_finite > 0 {
-            return Self {
-                num_not_finite,
-                log_sum_exp: None,
-                tokens: Vec::new(),
-            };
+            return Self::not_finite(num_not_finite);
         }
+        let place = Columns::From(first_id);
         let (scores, mut columns) = match row.draw {
             RowDraw::Tokens { .. } => {
-                let scores = penalties::scores(logits, first_id, row);
+                let scores = penalties::scores(logits, place, row);
                 let columns = drawable_columns(&scores, &row.params);
                 (scores, columns)
             }
             RowDraw::Candidates { count } => {
-                let keys = penalties::beam_keys(logits, first_id, row);
-                let columns = beam_columns(&keys, first_id, row, count as usize);
+                let keys = penalties::beam_keys(logits, place, row);
+                let columns = beam_columns(&keys, place, row, count as usize);
                 (keys, columns)
             }
             RowDraw::Score { token_id } => {
@@ -66,22 +68,96 @@ impl Candidates {
                 )
             }
         };
-        if let Some(num_logprobs) = row.params.num_logprobs.filter(|&count| count > 0)
-            && !matches!(row.draw, RowDraw::Candidates { .. })
-        {
-            columns.extend(best_columns(logits, num_logprobs as usize));
-            columns.sort_unstable();
-            columns.dedup();
-        }
-        let candidate = |&column: &u32| Candidate {
-            id: first_id + column,
-            score: scores[column as usize],
-            logit: logits[column as usize],
-        };
+        add_reported(&mut columns, logits, row);
         Self {
             num_not_finite: 0,
             log_sum_exp: row.wants_logprobs().then(|| log_sum_exp(logits)),
-            tokens: columns.iter().map(candidate).collect(),
+            tokens: tokens_of(&columns, place, &scores, logits),
+        }
+    }
+
+    /// How many of the best logits should be enough for [`Self::pick_among`]; none where a row wants all of them: those that draw from
+    /// more than the most likely tokens, under a mask, or with something that makes a token likelier than its logit says.
+    pub(super) fn num_wanted(row: &RowSampling<'_>) -> Option<usize> {
+        let num_drawn = match row.draw {
+            RowDraw::Tokens { .. } if row.params.is_greedy() => 1,
+            RowDraw::Tokens { .. } if row.params.top_k > 0 => row.params.top_k as usize,
+            RowDraw::Candidates { count } => count as usize,
+            RowDraw::Tokens { .. } | RowDraw::Score { .. } => return None,
+        };
+        if row.allowed.is_some() || penalties::raises(row) {
+            return None;
+        }
+        let num_reported = row.params.num_logprobs.unwrap_or(0) as usize;
+        let num_wanted = num_drawn.max(num_reported).checked_add(SPARE)?;
+        (num_wanted <= MOST_BEST).then_some(num_wanted)
+    }
+
+    /// What [`Self::pick`] would pick, as far as it can matter to the draw, from the best logits alone: nothing where they do not
+    /// settle it. Only of rows for which [`Self::num_wanted`] names a number: there no token's score is above its logit, so that one
+    /// which is not among the best is below all of those that are.
+    pub(super) fn pick_among(
+        best: &BestLogits,
+        first_id: u32,
+        row: &RowSampling<'_>,
+    ) -> Option<Self> {
+        if best.num_not_finite > 0 {
+            return Some(Self::not_finite(best.num_not_finite));
+        }
+        let logits = &best.logits[..];
+        let ids: Vec<u32> = best
+            .columns
+            .iter()
+            .map(|&column| first_id + column)
+            .collect();
+        let place = Columns::Of(&ids);
+        let least = logits.iter().copied().fold(f32::INFINITY, f32::min);
+        let num_reaching =
+            |scores: &mut dyn Iterator<Item = f32>| scores.filter(|&score| score >= least).count();
+        let (scores, mut columns) = match row.draw {
+            RowDraw::Tokens { .. } => {
+                let scores = penalties::scores(logits, place, row);
+                let count = match row.params.is_greedy() {
+                    true => 1,
+                    false => row.params.top_k as usize,
+                };
+                if num_reaching(&mut scores.iter().copied()) < count {
+                    return None;
+                }
+                let columns = best_columns(&scores, count);
+                (scores, columns)
+            }
+            RowDraw::Candidates { count } => {
+                let keys = penalties::beam_keys(logits, place, row);
+                // Penalties lower log-probabilities, so that a seen token that is not here is worse than these others.
+                let is_other =
+                    |id: &u32| row.params.repetition_penalty == 1.0 || !row.seen.contains(id);
+                let others = ids.iter().zip(keys.iter());
+                let mut others = others.filter(|(id, _)| is_other(id)).map(|(_, &key)| key);
+                if num_reaching(&mut others) < count as usize {
+                    return None;
+                }
+                let columns = beam_columns(&keys, place, row, count as usize);
+                (keys, columns)
+            }
+            RowDraw::Score { .. } => return None,
+        };
+        if logits.len() < row.params.num_logprobs.unwrap_or(0) as usize {
+            return None;
+        }
+        add_reported(&mut columns, logits, row);
+        Some(Self {
+            num_not_finite: 0,
+            log_sum_exp: row.wants_logprobs().then_some(best.log_sum_exp),
+            tokens: tokens_of(&columns, place, &scores, logits),
+        })
+    }
+
+    fn not_finite(num_not_finite: usize) -> Self {
+        Self {
+            num_not_finite,
+            log_sum_exp: None,
+            tokens: Vec::new(),
         }
     }
 
@@ -119,6 +195,31 @@ impl Candidates {
     }
 }
 
+/// Adds the columns of the tokens that are reported beside those that are drawn.
+fn add_reported(columns: &mut Vec<u32>, logits: &[f32], row: &RowSampling<'_>) {
+    if let Some(num_logprobs) = row.params.num_logprobs.filter(|&count| count > 0)
+        && !matches!(row.draw, RowDraw::Candidates { .. })
+    {
+        columns.extend(best_columns(logits, num_logprobs as usize));
+        columns.sort_unstable();
+        columns.dedup();
+    }
+}
+
+fn tokens_of(
+    columns: &[u32],
+    place: Columns<'_>,
+    scores: &[f32],
+    logits: &[f32],
+) -> Vec<Candidate> {
+    let candidate = |&column: &u32| Candidate {
+        id: place.id(column),
+        score: scores[column as usize],
+        logit: logits[column as usize],
+    };
+    columns.iter().map(candidate).collect()
+}
+
 /// The columns that a draw may fall on. Greedy needs one token; top-k needs the k best and all that tie with the last of them;
 /// anything else needs all that are allowed, of which min-p leaves out some here already where top-p does not need their sum.
 fn drawable_columns(scores: &[f32], params: &SamplingParams) -> Vec<u32> {
@@ -145,13 +246,14 @@ fn min_p_bound(scores: &[f32], params: &SamplingParams) -> f32 {
 
 /// The columns of the best tokens for a beam search. Keys of seen and of other tokens do not compare (see
 /// [`penalties::beam_keys`]), so it is the best of either kind.
-fn beam_columns(keys: &[f32], first_id: u32, row: &RowSampling<'_>, count: usize) -> Vec<u32> {
+fn beam_columns(keys: &[f32], place: Columns<'_>, row: &RowSampling<'_>, count: usize) -> Vec<u32> {
     if row.params.repetition_penalty == 1.0 {
         return best_columns(keys, count);
     }
-    let columns = row.seen.iter().map(|id| id.wrapping_sub(first_id));
+    let columns = row.seen.iter().filter_map(|&id| place.of(id));
     let mut seen: Vec<u32> = columns
-        .filter(|&column| (column as usize) < keys.len())
+        .filter(|&column| column < keys.len())
+        .map(|column| column as u32)
         .collect();
     seen.sort_unstable();
     seen.dedup();

@@ -30,7 +30,11 @@ pub use merge::{RowResult, SampledToken, TokenLogprob, merge};
 pub use penalties::penalise;
 pub use truncate::distribution;
 
-use crate::collectives::{Collective, Result as CollectiveResult};
+use crate::{
+    collectives::{Collective, CollectiveError},
+    ops::best_logits::best_logits,
+    tensor::{Tensor, TensorError},
+};
 
 /// How the next token of a sequence is chosen. The default is greedy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -220,24 +224,71 @@ impl RowSampling<'_> {
     }
 }
 
-/// Answers each row. `logits` is this rank's slice, `[rows.len(), num_ids]`, of which the first column is token
+/// Answers each row. `logits` is this rank's slice, `[rows.len(), num_ids]` f32, of which the first column is token
 /// `first_id`. Every rank calls this with the same rows; the leader (rank 0) gets the results, the others nothing.
+///
+/// # Errors
+/// When the logits cannot be read, or the ranks cannot be reached. What is wrong with a row is its own result.
 pub fn sample(
-    logits: &[f32],
+    logits: &Tensor,
     first_id: u32,
     rows: &[RowSampling<'_>],
     collective: &dyn Collective,
-) -> CollectiveResult<Option<Vec<Result<RowResult, SampleError>>>> {
-    let num_ids = logits.len() / rows.len().max(1);
+) -> Result<Option<Vec<RowOutcome>>, DrawError> {
     let mut message = Vec::new();
-    for (row, logits) in rows.iter().zip(logits.chunks_exact(num_ids.max(1))) {
-        pick(logits, first_id, row).encode(&mut message);
+    for candidates in pick_rows(logits, first_id, rows)? {
+        candidates.encode(&mut message);
     }
     if collective.world_size() == 1 {
         return Ok(Some(merge_rows(rows, &[message])));
     }
     let messages = collective.all_gather(&message)?;
     Ok((collective.rank() == 0).then(|| merge_rows(rows, &messages)))
+}
+
+/// What came of a row.
+pub type RowOutcome = Result<RowResult, SampleError>;
+
+/// Why no row could be answered.
+#[derive(Debug, Error)]
+pub enum DrawError {
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+}
+
+/// A rank's share of the work for all rows. A GPU is asked for the best logits of each; only rows that these do not settle are
+/// fetched whole.
+pub(crate) fn pick_rows(
+    logits: &Tensor,
+    first_id: u32,
+    rows: &[RowSampling<'_>],
+) -> Result<Vec<Candidates>, TensorError> {
+    let num_wanted: Vec<_> = rows.iter().filter_map(Candidates::num_wanted).collect();
+    // Where most rows are wanted whole, one way for all is shorter.
+    if logits.is_on_host() || 2 * num_wanted.len() <= rows.len() {
+        let logits = logits.to_host_f32()?;
+        let slices = logits.as_f32()?.chunks_exact(logits.cols().max(1));
+        let picked = rows.iter().zip(slices);
+        return Ok(picked
+            .map(|(row, logits)| pick(logits, first_id, row))
+            .collect());
+    }
+    let count = num_wanted.into_iter().max().unwrap_or(1);
+    let best = best_logits(logits, count)?;
+    let picked = rows.iter().zip(&best).enumerate().map(|(at, (row, best))| {
+        let settled =
+            Candidates::num_wanted(row).and_then(|_| Candidates::pick_among(best, first_id, row));
+        match settled {
+            Some(settled) => Ok(settled),
+            None => {
+                let whole = logits.narrow_rows(at..at + 1)?.to_host_f32()?;
+                Ok(pick(whole.as_f32()?, first_id, row))
+            }
+        }
+    });
+    picked.collect()
 }
 
 /// A rank's share of the work for one row: what the leader needs of its slice.

@@ -3,7 +3,34 @@
 
 use std::borrow::Cow;
 
-use super::RowSampling;
+use super::{RowSampling, TokenMask};
+
+/// Where tokens stand in a row of numbers.
+#[derive(Clone, Copy)]
+pub(super) enum Columns<'a> {
+    /// A slice of the vocabulary: this token and those after it.
+    From(u32),
+    /// These tokens, by rising id.
+    Of(&'a [u32]),
+}
+
+impl Columns<'_> {
+    /// The column of a token; one past the row's end, or none, where it is not in the row.
+    pub(super) fn of(self, id: u32) -> Option<usize> {
+        match self {
+            Self::From(first_id) => id.checked_sub(first_id).map(|column| column as usize),
+            Self::Of(ids) => ids.binary_search(&id).ok(),
+        }
+    }
+
+    /// The token of a column that is in the row.
+    pub(super) fn id(self, column: u32) -> u32 {
+        match self {
+            Self::From(first_id) => first_id + column,
+            Self::Of(ids) => ids[column as usize],
+        }
+    }
+}
 
 /// The score of a token that may not be drawn. All others are finite.
 pub(super) const FORBIDDEN: f32 = f32::NEG_INFINITY;
@@ -16,7 +43,16 @@ pub fn penalise<'a>(
     seen: &[u32],
     penalty: f32,
 ) -> Cow<'a, [f32]> {
-    rescore_seen(logits, first_id, seen, penalty, |logit| {
+    penalise_in(logits, Columns::From(first_id), seen, penalty)
+}
+
+fn penalise_in<'a>(
+    logits: &'a [f32],
+    columns: Columns<'_>,
+    seen: &[u32],
+    penalty: f32,
+) -> Cow<'a, [f32]> {
+    rescore_seen(logits, columns, seen, penalty, |logit| {
         if logit < 0.0 {
             logit * penalty
         } else {
@@ -25,16 +61,21 @@ pub fn penalise<'a>(
     })
 }
 
+/// Whether something makes a token likelier than its logit says.
+pub(super) fn raises(row: &RowSampling<'_>) -> bool {
+    row.params.repetition_penalty < 1.0 || shifts(row).any(|(_, shift)| shift > 0.0)
+}
+
 /// The scores that tokens are drawn by.
 pub(super) fn scores<'a>(
     logits: &'a [f32],
-    first_id: u32,
+    columns: Columns<'_>,
     row: &RowSampling<'_>,
 ) -> Cow<'a, [f32]> {
     let penalty = row.params.repetition_penalty;
-    let mut scores = penalise(logits, first_id, row.seen, penalty);
-    shift(&mut scores, first_id, row);
-    forbid(&mut scores, first_id, row);
+    let mut scores = penalise_in(logits, columns, row.seen, penalty);
+    shift(&mut scores, columns, row);
+    forbid(&mut scores, columns, row);
     scores
 }
 
@@ -43,13 +84,13 @@ pub(super) fn scores<'a>(
 /// are all multiplied, nor to that among the others.
 pub(super) fn beam_keys<'a>(
     logits: &'a [f32],
-    first_id: u32,
+    columns: Columns<'_>,
     row: &RowSampling<'_>,
 ) -> Cow<'a, [f32]> {
     let penalty = row.params.repetition_penalty;
-    let mut keys = rescore_seen(logits, first_id, row.seen, penalty, |logit| logit * penalty);
-    shift(&mut keys, first_id, row);
-    forbid(&mut keys, first_id, row);
+    let mut keys = rescore_seen(logits, columns, row.seen, penalty, |logit| logit * penalty);
+    shift(&mut keys, columns, row);
+    forbid(&mut keys, columns, row);
     keys
 }
 
@@ -67,7 +108,7 @@ pub(super) fn beam_score(row: &RowSampling<'_>, id: u32, logprob: f64) -> f64 {
 
 fn rescore_seen<'a>(
     logits: &'a [f32],
-    first_id: u32,
+    columns: Columns<'_>,
     seen: &[u32],
     penalty: f32,
     rescore: impl Fn(f32) -> f32,
@@ -77,9 +118,10 @@ fn rescore_seen<'a>(
         return scores;
     }
     for &id in seen {
-        let column = id.wrapping_sub(first_id) as usize;
         // Taken from the logits as they came, so that an id that was seen twice is penalised once.
-        if let Some(&logit) = logits.get(column) {
+        if let Some(column) = columns.of(id)
+            && let Some(&logit) = logits.get(column)
+        {
             scores.to_mut()[column] = finite(rescore(logit));
         }
     }
@@ -99,36 +141,44 @@ fn shifts(row: &RowSampling<'_>) -> impl Iterator<Item = (u32, f32)> {
         .chain(row.logit_bias.iter().copied())
 }
 
-fn shift(scores: &mut Cow<'_, [f32]>, first_id: u32, row: &RowSampling<'_>) {
+fn shift(scores: &mut Cow<'_, [f32]>, columns: Columns<'_>, row: &RowSampling<'_>) {
     for (id, shift) in shifts(row) {
-        let column = id.wrapping_sub(first_id) as usize;
-        if let Some(&score) = scores.get(column) {
+        if let Some(column) = columns.of(id)
+            && let Some(&score) = scores.get(column)
+        {
             scores.to_mut()[column] = finite(score + shift);
         }
     }
 }
 
-fn forbid(scores: &mut Cow<'_, [f32]>, first_id: u32, row: &RowSampling<'_>) {
+fn forbid(scores: &mut Cow<'_, [f32]>, columns: Columns<'_>, row: &RowSampling<'_>) {
     if let Some(mask) = row.allowed {
-        let mut masked = vec![FORBIDDEN; scores.len()];
-        for id in mask.ids_from(first_id) {
-            // Ids of the same word may lie before the slice.
-            let Some(column) = id.checked_sub(first_id) else {
-                continue;
-            };
-            match scores.get(column as usize) {
-                Some(&score) => masked[column as usize] = score,
-                None => break,
-            }
-        }
-        *scores = Cow::Owned(masked);
+        *scores = Cow::Owned(masked(scores, columns, mask));
     }
     for &id in row.banned {
-        let column = id.wrapping_sub(first_id) as usize;
-        if column < scores.len() {
+        if let Some(column) = columns.of(id).filter(|&column| column < scores.len()) {
             scores.to_mut()[column] = FORBIDDEN;
         }
     }
+}
+
+fn masked(scores: &[f32], columns: Columns<'_>, mask: &TokenMask) -> Vec<f32> {
+    let mut masked = vec![FORBIDDEN; scores.len()];
+    let first_id = match columns {
+        Columns::From(first_id) => first_id,
+        Columns::Of(ids) => ids.first().copied().unwrap_or(0),
+    };
+    for id in mask.ids_from(first_id) {
+        // Ids of the same word may lie before the row, and others between its tokens.
+        let Some(column) = columns.of(id) else {
+            continue;
+        };
+        match scores.get(column) {
+            Some(&score) => masked[column] = score,
+            None => break,
+        }
+    }
+    masked
 }
 
 /// Extreme settings must not make a score infinite: that means forbidden, and has no softmax.

@@ -5,6 +5,7 @@ use std::{borrow::Cow, thread, time::Duration};
 use super::*;
 use crate::{
     collectives::{LocalCollective, SingleCollective},
+    device::Device,
     goldens::{Goldens, largest_difference},
 };
 
@@ -15,6 +16,15 @@ mod settings;
 fn logits(num_ids: usize, salt: u64) -> Vec<f32> {
     let value = |i| ((uniform(salt, 0, i as u64) * 400.0).round() / 25.0) as f32 - 8.0;
     (0..num_ids).map(value).collect()
+}
+
+/// A tensor of so many rows on the CPU.
+fn tensor(logits: &[f32], num_rows: usize) -> Tensor {
+    on(&Device::cpu(1), logits, num_rows)
+}
+
+fn on(device: &Device, logits: &[f32], num_rows: usize) -> Tensor {
+    Tensor::from_f32(device, &[num_rows, logits.len() / num_rows], logits).unwrap()
 }
 
 fn row(params: SamplingParams, seen: &[u32]) -> RowSampling<'_> {
@@ -204,11 +214,58 @@ fn logits_that_are_not_numbers_fail_their_row_only() {
     logits[20] = f32::INFINITY;
     logits.extend(self::logits(200, 3));
     let rows = [row(random(10, 0.9), &[]); 2];
-    let tokens = sample(&logits, 0, &rows, &SingleCollective)
+    let tokens = sample(&tensor(&logits, rows.len()), 0, &rows, &SingleCollective)
         .unwrap()
         .unwrap();
     assert_eq!(tokens[0], Err(SampleError::NotFinite { count: 2 }));
     assert!(tokens[1].is_ok());
+}
+
+/// Rows that the best logits settle, rows that they cannot, and rows that are fetched whole, on every device.
+#[test]
+fn a_gpu_that_tells_its_best_logits_alone_changes_no_answer() {
+    let (num_rows, num_ids) = (6, 3000);
+    let mut logits = logits(num_rows * num_ids, 11);
+    // Most of what is best may not be drawn any more.
+    let mut by_logit: Vec<u32> = (0..num_ids as u32).collect();
+    by_logit.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    let banned = &by_logit[..900];
+    logits[5 * num_ids + 7] = f32::NAN;
+    let greedy = SamplingParams {
+        num_logprobs: Some(4),
+        ..SamplingParams::default()
+    };
+    let rows = [
+        RowSampling {
+            banned,
+            ..row(greedy, &[])
+        },
+        row(random(40, 0.8), &[4, 400, 2999]),
+        row(random(0, 0.8), &[4]),
+        row(greedy, &[9]),
+        RowSampling {
+            draw: RowDraw::Candidates { count: 6 },
+            ..row(random(0, 1.0), &[4, 400])
+        },
+        row(random(40, 0.8), &[]),
+    ];
+    let answer = |device: &Device| {
+        let parts = pick_rows(&on(device, &logits, num_rows), 0, &rows).unwrap();
+        let answers = parts.iter().zip(&rows);
+        answers
+            .map(|(part, row)| merge(std::slice::from_ref(part), row))
+            .collect::<Vec<_>>()
+    };
+    let wanted = answer(&Device::cpu(1));
+    assert_eq!(wanted[5], Err(SampleError::NotFinite { count: 1 }));
+    for (name, device) in crate::ops::cuda::gpus() {
+        for (at, (found, wanted)) in answer(&device).iter().zip(&wanted).enumerate() {
+            match (found, wanted) {
+                (Ok(found), Ok(wanted)) => properties::assert_same(found, wanted),
+                _ => assert_eq!(found, wanted, "row {at} on {name}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -259,7 +316,7 @@ fn ranks_send_candidates_and_the_leader_chooses() {
         let start = end.rank() * width;
         let slices = all.iter().flat_map(|logits| &logits[start..start + width]);
         let slices: Vec<f32> = slices.copied().collect();
-        sample(&slices, start as u32, &rows, &end).unwrap()
+        sample(&tensor(&slices, rows.len()), start as u32, &rows, &end).unwrap()
     };
     let ends = LocalCollective::group(num_ranks, Duration::from_secs(20));
     let outcomes: Vec<_> = thread::scope(|scope| {

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use inkstone_engine::{BeamParams, BeamSearch, SearchStep, TokenLogprob};
 use inkstone_model::{
     collectives::SingleCollective,
+    device::Device,
     sampling::{RowDraw, RowResult, RowSampling, sample},
+    tensor::Tensor,
 };
 
 use super::{
@@ -96,7 +98,9 @@ impl Ready<'_> {
             },
             ..RowSampling::default()
         };
-        let drawn = sample(&prefilled.logits, 0, &[row], &SingleCollective)?;
+        let logits = &prefilled.logits;
+        let logits = Tensor::from_f32(&Device::cpu(1), &[1, logits.len()], logits)?;
+        let drawn = sample(&logits, 0, &[row], &SingleCollective)?;
         let drawn = drawn.context("rank 0 gets what was drawn")?.remove(0)?;
         let RowResult::Candidates(candidates) = drawn else {
             anyhow::bail!("candidates were asked for");

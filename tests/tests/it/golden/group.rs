@@ -299,7 +299,6 @@ impl Rank<'_> {
         if active.is_empty() {
             return Ok(());
         }
-        let logits = logits.as_f32()?;
         let first_id = self.shard.vocab(self.config).start as u32;
         let seen: Vec<Vec<u32>> = active.iter().map(|sequence| sequence.seen()).collect();
         let row = active
@@ -325,6 +324,7 @@ impl Rank<'_> {
             }
         };
         let gathered = self.collective.all_gather(&mine)?;
+        let logits = logits.as_f32()?;
         let width = logits.len() / active.len();
         for ((sequence, id), row) in active
             .iter_mut()

@@ -1,7 +1,7 @@
 //! Single operations with their weights: resized position tables, linears with Partial LoRA, RMS norm, attention, the
 //! feed-forward block, activations.
 
-use std::{ops::Range, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use inkstone_model::{
@@ -15,6 +15,7 @@ use inkstone_model::{
         linear::{linear, linear_acc},
         norm::rms_norm,
         rotary::{QkvLayout, RotaryAngles, RotarySpan},
+        rows::RowRanges,
     },
     tensor::{DType, Tensor},
 };
@@ -94,10 +95,11 @@ impl Units<'_> {
         Ok(Tensor::from_f32(&self.device, &shape, &golden.values)?)
     }
 
-    fn picture_rows(&self) -> Result<Vec<Range<usize>>> {
+    fn picture_rows(&self) -> Result<RowRanges> {
         let mask = self.folder.u8(MASK)?.values;
         let rows = mask.iter().enumerate().filter(|(_, bit)| **bit != 0);
-        Ok(rows.map(|(row, _)| row..row + 1).collect())
+        let rows: Vec<_> = rows.map(|(row, _)| row..row + 1).collect();
+        Ok(rows.into())
     }
 
     /// `STEM.weight`, and on picture rows `STEM.A` and `STEM.B`.

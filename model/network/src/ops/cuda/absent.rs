@@ -2,14 +2,14 @@
 
 #![expect(unused_variables, reason = "nobody can call these")]
 
-use std::ops::Range;
-
 use crate::{
     device::DeviceError,
     kv_cache::KvPages,
     ops::{
         attention::AttentionPlan,
+        best_logits::BestLogits,
         rotary::{QkvLayout, RotarySpan},
+        rows::RowRanges,
     },
     tensor::{Result, Tensor},
 };
@@ -62,16 +62,18 @@ never! {
     fn rms_norm(hidden: &mut Tensor, delta: Option<&Tensor>, weight: &Tensor, eps: f32, y: &mut Tensor) -> Result<()>;
     fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, y: &mut Tensor) -> Result<()>;
     fn gather(x: &Tensor, rows: &[u32], y: &mut Tensor, first_row: usize) -> Result<()>;
+    fn gather_rows(x: &Tensor, rows: &RowRanges, y: &mut Tensor) -> Result<()>;
     fn copy_rows(x: &Tensor, y: &mut Tensor, first_row: usize) -> Result<()>;
     fn unfold(pixels: &Tensor, patch: usize, patches: &mut Tensor) -> Result<()>;
     fn place(embedded: &Tensor, class: &Tensor, positions: &Tensor, rows: &mut Tensor) -> Result<()>;
     fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, y: &mut Tensor) -> Result<()>;
-    fn linear_acc(x: &Tensor, w: &Tensor, scale: f32, y: &mut Tensor, rows: &[Range<usize>]) -> Result<()>;
+    fn linear_acc(x: &Tensor, w: &Tensor, scale: f32, y: &mut Tensor, rows: &RowRanges) -> Result<()>;
     fn rotary_angles(spans: &[RotarySpan], head_dim: usize, cos: &mut Tensor, sin: &mut Tensor) -> Result<()>;
     fn rotate(qkv: &mut Tensor, layout: &QkvLayout, cos: &Tensor, sin: &Tensor) -> Result<()>;
     fn write_pages(qkv: &Tensor, layout: &QkvLayout, plan: &AttentionPlan, pages: &mut KvPages) -> Result<()>;
     fn rotate_and_write_pages(qkv: &mut Tensor, layout: &QkvLayout, angles: (&Tensor, &Tensor), plan: &AttentionPlan, pages: &mut KvPages) -> Result<()>;
     fn attention(qkv: &Tensor, layout: &QkvLayout, plan: &AttentionPlan, pages: &KvPages, out: &mut Tensor) -> Result<()>;
     fn full_attention(qkv: &Tensor, len: usize, num_heads: usize, out: &mut Tensor) -> Result<()>;
+    fn best_logits(logits: &Tensor, count: usize) -> Result<Vec<BestLogits>>;
     fn copy_block(pages: &mut KvPages, from: usize, to: usize) -> Result<()>;
 }

@@ -1,14 +1,15 @@
 //! Linear layers: few rows by our own kernel, which reads each weight once and is bound by that; many by cuBLASLt.
 #![expect(unsafe_code, reason = "products take addresses")]
 
-use std::ops::Range;
-
 use super::{
     backend::Product,
     device::{CudaDevice, address, address_mut, check_dtype, kernel, launch, line},
     rowwise::int,
 };
-use crate::tensor::{DType, Result, Tensor};
+use crate::{
+    ops::rows::RowRanges,
+    tensor::{DType, Result, Tensor},
+};
 
 /// Rows up to which our own kernel takes a product.
 const MOST_FEW_ROWS: usize = 4;
@@ -87,7 +88,7 @@ impl CudaDevice {
         w: &Tensor,
         scale: f32,
         y: &mut Tensor,
-        rows: &[Range<usize>],
+        rows: &RowRanges,
     ) -> Result<()> {
         const WHAT: &str = "linear_acc";
         check_dtype(WHAT, x, w.dtype())?;
@@ -107,21 +108,15 @@ impl CudaDevice {
         };
         let row_bytes = y.cols() * y.dtype().num_bytes();
         let to = address_mut(y)?;
-        if let [range] = rows {
+        if let [range] = rows.as_slice() {
             product.y = to + (range.start * row_bytes) as u64;
             // SAFETY: the op checked that the range lies in y and is as long as x.
             return unsafe { self.backend().multiply(&product) };
         }
-        let index: Vec<u32> = rows
-            .iter()
-            .cloned()
-            .flatten()
-            .map(|row| row as u32)
-            .collect();
-        if index.is_empty() {
+        if rows.is_empty() {
             return Ok(());
         }
-        let part = self.passing(index.len() * row_bytes)?;
+        let part = self.passing(rows.num_rows() * row_bytes)?;
         product = Product {
             y: part.address(),
             scale: 1.0,
@@ -130,14 +125,14 @@ impl CudaDevice {
         };
         // SAFETY: the part has the product's size.
         unsafe { self.backend().multiply(&product)? };
-        let uploaded = self.upload_passing(&index)?;
-        let (name, grid) = (kernel("scatter_add", y.dtype()), line(index.len(), 256));
+        let index = self.row_index(rows)?;
+        let (name, grid) = (kernel("scatter_add", y.dtype()), line(rows.num_rows(), 256));
         launch!(
             self,
             name,
             grid,
             part.address(),
-            uploaded.address(),
+            index.address(),
             to,
             int(y.cols()),
             scale

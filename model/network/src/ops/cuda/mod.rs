@@ -14,6 +14,8 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod backend;
 #[cfg(feature = "cuda")]
+mod best_logits;
+#[cfg(feature = "cuda")]
 mod device;
 #[cfg(all(feature = "cuda", test))]
 #[path = "tests/emulator.rs"]

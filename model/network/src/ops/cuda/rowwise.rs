@@ -1,9 +1,17 @@
 //! Ops that go over rows or elements: each reads and writes what it must once.
 #![expect(unsafe_code, reason = "kernels take addresses")]
 
-use super::device::{CudaDevice, address, address_mut, check_dtype, kernel, launch, line};
+use std::sync::Arc;
+
+use super::{
+    device::{CudaDevice, address, address_mut, check_dtype, kernel, launch, line},
+    memory::CudaBuffer,
+};
 use crate::{
-    ops::rotary::{QkvLayout, RotarySpan, frequencies},
+    ops::{
+        rotary::{QkvLayout, RotarySpan, frequencies},
+        rows::RowRanges,
+    },
     tensor::{DType, Result, Tensor, TensorError},
 };
 
@@ -155,16 +163,47 @@ impl CudaDevice {
         }
         let index = self.upload_passing(rows)?;
         let to = address_mut(y)? + (first_row * y.cols() * y.dtype().num_bytes()) as u64;
-        let grid = line(rows.len(), THREADS);
+        self.gather_by(x, &index, rows.len(), to)
+    }
+
+    /// The rows of x in the ranges, one below the other.
+    pub(crate) fn gather_rows(&self, x: &Tensor, rows: &RowRanges, y: &mut Tensor) -> Result<()> {
+        check_dtype("gather_rows", x, y.dtype())?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.gather_by(x, self.row_index(rows)?, rows.num_rows(), address_mut(y)?)
+    }
+
+    fn gather_by(&self, x: &Tensor, index: &CudaBuffer, num_rows: usize, to: u64) -> Result<()> {
         launch!(
             self,
             kernel("gather", x.dtype()),
-            grid,
+            line(num_rows, THREADS),
             address(x)?,
             index.address(),
             to,
             int(x.cols())
         )
+    }
+
+    /// The numbers of these rows on the device, sent there once.
+    pub(super) fn row_index<'a>(&self, rows: &'a RowRanges) -> Result<&'a CudaBuffer> {
+        if rows.on_device.get().is_none() {
+            let numbers = rows.as_slice().iter().cloned().flatten();
+            let numbers: Vec<u32> = numbers.map(|row| row as u32).collect();
+            // Whoever else came here sent the same.
+            let _ = rows.on_device.set(Arc::new(self.upload_passing(&numbers)?));
+        }
+        let index = rows.on_device.get().expect("just set");
+        if index.device() == self {
+            return Ok(index);
+        }
+        let reason = format!("the rows' numbers are on {:?}", index.device());
+        Err(TensorError::Unsupported {
+            what: "row_index",
+            reason,
+        })
     }
 
     /// All rows of x, to the rows of y from `first_row` on.
@@ -298,7 +337,7 @@ impl CudaDevice {
     }
 
     /// Numbers that one op reads and nobody keeps.
-    pub(super) fn upload_passing(&self, words: &[u32]) -> Result<super::CudaBuffer> {
+    pub(super) fn upload_passing(&self, words: &[u32]) -> Result<CudaBuffer> {
         let bytes: &[u8] = bytemuck::cast_slice(words);
         let buffer = self.passing(bytes.len())?;
         // SAFETY: the buffer has as many bytes.

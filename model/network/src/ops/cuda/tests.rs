@@ -12,6 +12,7 @@ use crate::{
         attention::{
             AttentionPlan, SequenceRows, attention, copy_block, rotate_and_write_pages, write_pages,
         },
+        best_logits::best_logits,
         elementwise::add_assign,
         embedding::{copy_rows, embed, gather_rows},
         full_attention::full_attention,
@@ -181,8 +182,8 @@ fn rows_are_gathered_embedded_and_added_back() {
                 5,
             )
             .unwrap();
-            let gathered = gather_rows(&y, &[1..3, 5..6, 7..8]).unwrap();
-            let view = gather_rows(&y, slice::from_ref(&(2..6))).unwrap();
+            let gathered = gather_rows(&y, &vec![1..3, 5..6, 7..8].into()).unwrap();
+            let view = gather_rows(&y, &vec![Range { start: 2, end: 6 }].into()).unwrap();
             [y.deep_copy().unwrap(), gathered, view]
                 .map(|tensor| tensor.to_f32_vec().unwrap())
                 .concat()
@@ -216,6 +217,42 @@ fn linears_of_few_and_many_rows() {
 }
 
 #[test]
+fn the_best_logits_are_found() {
+    for (columns, count) in [(5, 3), (700, 1), (3000, 104), (20_000, 512)] {
+        let rows = 3;
+        let mut logits: Vec<f32> = numbers(14, rows * columns);
+        // Many that tie in the second row; one that is no number in the third.
+        logits[columns..2 * columns]
+            .iter_mut()
+            .for_each(|x| *x = (*x * 40.0).round());
+        logits[2 * columns + 1] = f32::INFINITY;
+        let tensor = |device: &Device| Tensor::from_f32(device, &[rows, columns], &logits).unwrap();
+        let wanted = best_logits(&tensor(&Device::cpu(1)), count).unwrap();
+        for (name, device) in gpus() {
+            let found = best_logits(&tensor(&device), count).unwrap();
+            assert_eq!(found[2].num_not_finite, 1, "{name}");
+            for (row, (found, wanted)) in found.iter().zip(&wanted).take(2).enumerate() {
+                let logits = &logits[row * columns..][..columns];
+                let difference = found.log_sum_exp - wanted.log_sum_exp;
+                assert!(difference.abs() < 1e-5, "{name}: {difference}");
+                if row == 1 && found.columns.is_empty() {
+                    // More tie than there is room for.
+                    continue;
+                }
+                assert!(found.columns.is_sorted() && found.columns.len() >= count.min(columns));
+                let least = found.logits.iter().copied().fold(f32::INFINITY, f32::min);
+                let reaching = (0..columns).filter(|&column| logits[column] >= least);
+                let reaching: Vec<u32> = reaching.map(|column| column as u32).collect();
+                assert_eq!(found.columns, reaching, "{name}");
+                let theirs = reaching.iter().map(|&column| logits[column as usize]);
+                assert!(theirs.eq(found.logits.iter().copied()), "{name}");
+            }
+            assert!(!found[0].columns.is_empty(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn partial_lora_adds_to_its_rows_alone() {
     let cases: [&[Range<usize>]; 4] = [
         slice::from_ref(&(2..9)),
@@ -229,7 +266,10 @@ fn partial_lora_adds_to_its_rows_alone() {
             let x = place.tensor(&[num_rows, 16], &place.numbers(14, num_rows * 16));
             let w = place.weight(&[24, 16], &place.numbers(15, 24 * 16));
             let mut y = place.tensor(&[10, 24], &place.numbers(16, 240));
-            linear_acc(&x, &w, 2.0, &mut y, rows).unwrap();
+            // Again, with what the device keeps of the rows.
+            let rows = rows.to_vec().into();
+            linear_acc(&x, &w, 2.0, &mut y, &rows).unwrap();
+            linear_acc(&x, &w, -0.5, &mut y, &rows).unwrap();
             y.to_f32_vec().unwrap()
         });
     }

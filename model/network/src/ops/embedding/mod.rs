@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::{
     device::Device,
+    ops::rows::RowRanges,
     tensor::{CpuElements, Element, Result, Tensor, TensorError},
 };
 
@@ -55,28 +56,21 @@ pub fn copy_rows(x: &Tensor, rows: Range<usize>, y: &mut Tensor, first_row: usiz
     Ok(())
 }
 
-/// The rows of x `[.., n]` f32 in `ranges`, one range after the other. Shares x's storage where that is one range.
-pub fn gather_rows(x: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
+/// The rows of x `[.., n]` f32 in the ranges, one range after the other. Shares x's storage where that is one range.
+pub fn gather_rows(x: &Tensor, rows: &RowRanges) -> Result<Tensor> {
     let x = x.reshape(&[x.rows(), x.cols()])?;
-    if let [range] = ranges {
+    if let [range] = rows.as_slice() {
         return x.narrow_rows(range.clone());
     }
-    let num_rows = ranges.iter().map(Range::len).sum();
-    let mut y = Tensor::unwritten(x.device(), x.dtype(), &[num_rows, x.cols()])?;
+    let mut y = Tensor::unwritten(x.device(), x.dtype(), &[rows.num_rows(), x.cols()])?;
     if let Device::Cuda(device) = x.device() {
         // One launch for all ranges: there may be a range for every sequence of a step.
-        check_ranges(&x, ranges)?;
-        let rows: Vec<u32> = ranges
-            .iter()
-            .cloned()
-            .flatten()
-            .map(|row| row as u32)
-            .collect();
-        device.gather(&x, &rows, &mut y, 0)?;
+        check_ranges(&x, rows.as_slice())?;
+        device.gather_rows(&x, rows, &mut y)?;
         return Ok(y);
     }
     let mut first_row = 0;
-    for range in ranges {
+    for range in rows.as_slice() {
         copy_rows(&x, range.clone(), &mut y, first_row)?;
         first_row += range.len();
     }
@@ -141,7 +135,7 @@ mod tests {
     #[test]
     fn gathered_rows_come_in_the_order_of_the_ranges() {
         let x = counting(6, 2);
-        let gather = |ranges: Vec<Range<usize>>| gather_rows(&x, &ranges).unwrap();
+        let gather = |ranges: Vec<Range<usize>>| gather_rows(&x, &ranges.into()).unwrap();
         let y = gather(vec![1..2, 4..6]);
         assert_eq!(y.as_f32().unwrap(), [2., 3., 8., 9., 10., 11.]);
         let view = gather(std::iter::once(2..4).collect());
@@ -156,6 +150,6 @@ mod tests {
         assert!(embed(&counting(5, 2), &[1, 1], &mut y, 2).is_err());
         assert!(embed(&counting(5, 3), &[1], &mut y, 0).is_err());
         assert!(copy_rows(&counting(2, 2), 1..3, &mut y, 0).is_err());
-        assert!(gather_rows(&counting(2, 2), &[0..1, 1..3]).is_err());
+        assert!(gather_rows(&counting(2, 2), &vec![0..1, 1..3].into()).is_err());
     }
 }

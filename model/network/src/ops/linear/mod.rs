@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::{
     device::Device,
+    ops::rows::RowRanges,
     tensor::{DType, Result, Tensor, TensorError},
 };
 
@@ -48,7 +49,7 @@ pub fn linear_acc(
     w: &Tensor,
     scale: f32,
     y: &mut Tensor,
-    rows: &[Range<usize>],
+    rows: &RowRanges,
 ) -> Result<()> {
     const WHAT: &str = "linear_acc";
     check_product(WHAT, x, w)?;
@@ -59,9 +60,9 @@ pub fn linear_acc(
             found: y.shape().to_vec(),
         });
     }
-    check_rows(WHAT, rows, x.rows(), y.rows())?;
+    check_rows(WHAT, rows.as_slice(), x.rows(), y.rows())?;
     match x.device() {
-        Device::Cpu(device) => cpu::linear_acc(device, x, w, scale, y, rows),
+        Device::Cpu(device) => cpu::linear_acc(device, x, w, scale, y, rows.as_slice()),
         Device::Cuda(device) => device.linear_acc(x, w, scale, y, rows),
     }
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::{linear, linear_acc};
 use crate::{
     device::{CpuDevice, Device},
+    ops::rows::RowRanges,
     ops::simd::InstructionSet,
     tensor::{DType, Tensor, TensorError},
 };
@@ -107,7 +108,7 @@ fn check(device: &Device, m: usize, k: usize, n: usize, dtype: DType) {
         .iter()
         .map(|&value| f64::from(value))
         .collect();
-    linear_acc(&x, &w, 1.5, &mut y, &ranges).unwrap();
+    linear_acc(&x, &w, 1.5, &mut y, &ranges.into()).unwrap();
     for (given, row) in rows.into_iter().enumerate() {
         (0..n).for_each(|col| wanted[row * n + col] += 1.5 * product[given * n + col]);
     }
@@ -187,8 +188,9 @@ fn bits(x: &Tensor, rows: Range<usize>, w: &Tensor, bias: &Tensor) -> [Vec<u32>;
     let product = linear(&x, w, Some(bias)).unwrap();
     let mut sum = tensor(x.device(), &[rows.len(), w.rows()], 4);
     sum.as_f32_mut().unwrap().fill(0.3);
-    let all = 0..rows.len();
-    linear_acc(&x, w, 1.5, &mut sum, std::slice::from_ref(&all)).unwrap();
+    let mut all = RowRanges::default();
+    all.push(0..rows.len());
+    linear_acc(&x, w, 1.5, &mut sum, &all).unwrap();
     [product, sum].map(|y| {
         let values = y.to_f32_vec().unwrap();
         values.into_iter().map(f32::to_bits).collect()
@@ -294,7 +296,8 @@ fn wrong_shapes_are_errors() {
         Err(TensorError::Shape { .. })
     ));
     let (x, w) = (zeros(&[2, 3]), zeros(&[4, 3]));
-    let acc = |y: &mut Tensor, rows| linear_acc(&x, &w, 1.0, y, rows);
+    let acc =
+        |y: &mut Tensor, rows: &[Range<usize>]| linear_acc(&x, &w, 1.0, y, &rows.to_vec().into());
     assert!(matches!(
         acc(&mut zeros(&[5, 4]), &[0..1, 3..6]),
         Err(TensorError::Rows { num_rows: 5, .. })

@@ -103,9 +103,24 @@ fn settings() -> impl Strategy<Value = Settings> {
         )
 }
 
+/// Nothing in them makes a token likelier than its logit says.
+fn settings_that_lower() -> impl Strategy<Value = Settings> {
+    settings().prop_map(|mut settings| {
+        let params = &mut settings.params;
+        params.repetition_penalty = params.repetition_penalty.max(1.0);
+        params.presence_penalty = params.presence_penalty.abs();
+        params.frequency_penalty = params.frequency_penalty.abs();
+        for (_, bias) in &mut settings.logit_bias {
+            *bias = -bias.abs();
+        }
+        settings.allowed = None;
+        settings
+    })
+}
+
 /// Ids as they are, numbers to what rounding of the sum may change.
 #[track_caller]
-fn assert_same(found: &RowResult, wanted: &RowResult) {
+pub(super) fn assert_same(found: &RowResult, wanted: &RowResult) {
     fn ids_and_logprobs(result: &RowResult) -> (Vec<u32>, Vec<f32>) {
         let tops = |tokens: &[TokenLogprob]| -> Vec<(u32, Option<f32>)> {
             tokens.iter().map(|t| (t.id, Some(t.logprob))).collect()
@@ -154,6 +169,43 @@ proptest! {
             prop_assert_eq!(error, &SampleError::UnknownToken { token_id });
             prop_assert!(token_id as usize >= NUM_IDS);
         }
+    }
+
+    #[test]
+    fn the_best_logits_settle_a_row_or_say_that_they_do_not(
+        settings in settings_that_lower(),
+        salt in any::<u64>(),
+        share in 0.0..1.0_f32,
+    ) {
+        let logits: Vec<f32> = (0..NUM_IDS)
+            .map(|i| (uniform(salt, 2, i as u64) * 6000.0).round() as f32 / 500.0 - 6.0)
+            .collect();
+        let row = settings.row();
+        let Some(num_wanted) = Candidates::num_wanted(&row) else {
+            let takes_all = settings.params.top_k == 0 && !settings.params.is_greedy();
+            let is_score = matches!(row.draw, RowDraw::Score { .. });
+            prop_assert!(takes_all || is_score);
+            return Ok(());
+        };
+        let wanted = answer_sliced(&logits, &row, 1);
+        let answer = |count: usize| {
+            let parts = [0..150, 150..NUM_IDS].map(|slice| {
+                let part = tensor(&logits[slice.clone()], 1);
+                let best = best_logits(&part, count).unwrap();
+                Candidates::pick_among(&best[0], slice.start as u32, &row)
+            });
+            let [Some(first), Some(second)] = parts else { return None };
+            Some(merge(&[first, second], &row))
+        };
+        let check = |found: Result<RowResult, SampleError>| match (&found, &wanted) {
+            (Ok(found), Ok(wanted)) => assert_same(found, wanted),
+            _ => assert_eq!(found, wanted),
+        };
+        if let Some(found) = answer((num_wanted as f32 * share) as usize) {
+            check(found);
+        }
+        // No more tokens are held back here than are asked for beyond those that are wanted.
+        check(answer(num_wanted).expect("settled"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Each setting on its own, against numbers worked out by hand or by the plain definition.
 
-use super::*;
+use super::{penalties::Columns, *};
 
 /// The only part when the vocabulary is whole.
 fn answer(logits: &[f32], row: &RowSampling<'_>) -> Result<RowResult, SampleError> {
@@ -98,7 +98,7 @@ fn presence_frequency_and_bias_are_added_after_the_repetition_penalty() {
         logit_bias: &[(12, -1.0), (10, 4.0), (9, 7.0)],
         ..RowSampling::default()
     };
-    let scores = penalties::scores(&logits, 10, &row);
+    let scores = penalties::scores(&logits, Columns::From(10), &row);
     assert_eq!(*scores, [5.0, -5.25, 2.0, -0.75, 1.0]);
 }
 
@@ -110,7 +110,7 @@ fn without_settings_nothing_is_copied() {
         ..RowSampling::default()
     };
     assert!(matches!(
-        penalties::scores(&[1.0, 2.0], 0, &row),
+        penalties::scores(&[1.0, 2.0], Columns::From(0), &row),
         Cow::Borrowed(_)
     ));
 }
@@ -165,7 +165,7 @@ fn a_row_in_which_nothing_is_allowed_fails_alone() {
         banned,
     ];
     let logits = logits(rows.len() * 100, 8);
-    let results = sample(&logits, 0, &rows, &SingleCollective)
+    let results = sample(&tensor(&logits, rows.len()), 0, &rows, &SingleCollective)
         .unwrap()
         .unwrap();
     for (index, result) in results.into_iter().enumerate() {
