@@ -16,14 +16,13 @@ MOST_TOKENS = 260
 @torch.no_grad()
 def answer_batch(network: XComposer2, tokenizer: Tokenizer, prompts: list[Sample], frame: str) -> list[str]:
     """The greedy answer to each prompt (a sample that ends in a `Said`)."""
-    rows = network.config.vision.rows
-    encoded = [encode(p, tokenizer, rows) for p in prompts]
+    encoded = [encode(p, tokenizer, network.config.vision) for p in prompts]
     lengths = torch.tensor([len(e[0]) for e in encoded])
     count, longest = len(prompts), int(lengths.max())
     ids = torch.full((count, longest), Tokenizer.EOS)
-    for row, (own, _, _) in enumerate(encoded):
+    for row, (own, *_) in enumerate(encoded):
         ids[row, : len(own)] = torch.tensor(own)
-    shown = [p for _, _, pictures in encoded for p in pictures]
+    shown = [p for _, _, pictures, _ in encoded for p in pictures]
     pictures = None
     if shown:
         pictures = torch.cat([network.see(torch.from_numpy(np.stack(shown[k : k + 64]))) for k in range(0, len(shown), 64)])

@@ -36,6 +36,12 @@ class VisionConfig:
         """Picture rows that the language model is given for one picture."""
         return (self.image_size // self.patch_size) ** 2
 
+    def patch_of(self, x: float, y: float) -> int:
+        """The patch, and so the picture row, of a point in pixels."""
+        across = self.image_size // self.patch_size
+        bound = lambda v: max(0, min(across - 1, int(v / self.patch_size)))
+        return bound(y) * across + bound(x)
+
 
 @dataclass
 class Config:
@@ -133,7 +139,7 @@ class Attention(nn.Module):
         self.wo = PartialLoraLinear(config.hidden_size, config.hidden_size, config.plora_rank)
 
     def forward(self, x, rows, turn, mask, past):
-        """`past`: (keys, values) [B or 1, kv, S, d] or None. Returns the output and this call's own keys, values."""
+        """`past`: (keys, values) [B or 1, kv, S, d] or None. Returns the output and this call's own keys, values and queries."""
         count, length, _ = x.shape
         groups = self.heads // self.kv_heads
         fused = self.wqkv(x, rows).view(count, length, self.kv_heads, groups + 2, self.head_dim)
@@ -142,7 +148,7 @@ class Attention(nn.Module):
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         cos, sin = turn
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        own = (k, v)
+        own = (k, v, q)
         if past is not None:
             k, v = (torch.cat((p.expand(count, -1, -1, -1), n), 2) for p, n in zip(past, (k, v)))
         if mask is None:
@@ -333,8 +339,11 @@ class XComposer2(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         return flat.index_copy(0, rows, pictures.reshape(-1, x.shape[-1]).to(x.dtype)).view_as(x), rows
 
-    def hidden(self, ids, pictures=None, positions=None, mask=None, past=None):
-        """Final hidden rows [B, T, H] and each layer's new keys and values. `mask` None: causal, nothing before."""
+    def hidden(self, ids, pictures=None, positions=None, mask=None, past=None, queries: list | None = None):
+        """Final hidden rows [B, T, H] and each layer's new keys and values. `mask` None: causal, nothing before.
+
+        `queries` takes each layer's rotated queries [B, heads, T, d].
+        """
         x, rows = self.embed(ids, pictures)
         rows = rows if self.partial_lora else None
         if positions is None:
@@ -346,7 +355,9 @@ class XComposer2(nn.Module):
         own = []
         for index, layer in enumerate(self.model.layers):
             x, kept = layer(x, rows, turn, mask, past[index] if past else None)
-            own.append(kept)
+            own.append(kept[:2])
+            if queries is not None:
+                queries.append(kept[2])
         return self.model.norm(x), own
 
     def forward(self, ids: Tensor, pixels: Tensor | None = None) -> Tensor:

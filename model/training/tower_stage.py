@@ -32,27 +32,21 @@ CLASSES |= {f"slot{k}": len(CHARACTERS) + 1 for k in range(SLOTS)}
 WEIGHTS = {"shape": 2.0, "character": 2.0}
 
 
-def patch_of(x: float, y: float, config: VisionConfig) -> int:
-    across = config.image_size // config.patch_size
-    bound = lambda v: max(0, min(across - 1, int(v / config.patch_size)))
-    return bound(y) * across + bound(x)
-
-
 def targets(things, words, centres, config: VisionConfig) -> Tensor:
     """[rows, columns] of class numbers."""
     table = torch.full((config.rows, len(COLUMNS)), -100)
     table[:, 0] = NOTHING
     table[:, 4] = 0
     for thing in things:
-        row = table[patch_of(thing.x, thing.y, config)]
+        row = table[config.patch_of(thing.x, thing.y)]
         row[0] = THING
         row[1], row[2] = SHAPES.index(thing.shape), COLOURS.index(thing.colour)
         row[3] = SIZES.index(thing.size)
     for word, places in zip(words, centres):
         for character, (x, y) in zip(word.text, places):
-            table[patch_of(x, y, config), 4] = CHARACTERS.index(character) + 1
+            table[config.patch_of(x, y), 4] = CHARACTERS.index(character) + 1
         middle = [sum(axis) / len(places) for axis in zip(*places)]
-        row = table[patch_of(*middle, config)]
+        row = table[config.patch_of(*middle)]
         row[0] = WORD
         for k in range(SLOTS):
             row[5 + k] = CHARACTERS.index(word.text[k]) + 1 if k < len(word.text) else 0

@@ -148,7 +148,7 @@ def train_stage(rank: int, world: int, plan: Plan, name: str) -> None:
         pictures = samples.Pictures(scenes, rng)
         draw = lambda: samples.picture_sample(pictures, rng, way.share) if name == "see" else samples.any_sample(pictures, rng, way.share)
     frames = lambda: frames_at(name, way.share)
-    stream = batches.stream(draw, tokenizer, network.config.vision.rows, rng, plan.positions, frames)
+    stream = batches.stream(draw, tokenizer, network.config.vision, rng, plan.positions, frames)
     follow = plan.work / "tower.pt" if name == "see" else None  # the last stage has its features already
     trainer.run(network, stream, stage, way, plan.work, follow=follow)
 

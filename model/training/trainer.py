@@ -16,11 +16,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+import searching
 from batches import IGNORED, Batch
 from model import XComposer2
 from optimizer import Optimizers, clip
 
 PAUSE = "pause"  # a file of this name in the work folder stops all stages until it is gone
+SEARCH_WEIGHT = 0.1  # of the searching loss beside the cross entropy
 TOGETHER = 8  # steps between two averagings of the processes' weights
 
 
@@ -47,8 +49,10 @@ def part_of(name: str) -> str:
     return "plora" if ".Plora_" in name else "base"
 
 
-def loss_of(network: XComposer2, batch: Batch, blind: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross entropy over learnt tokens, and whether each was the most likely one.
+def loss_of(network: XComposer2, batch: Batch, blind: bool = False):
+    """Mean cross entropy over learnt tokens, whether each was the most likely one, and how much of what it must find it finds.
+
+    What is found by attention is a part of the loss (`searching`).
 
     `blind`: without Partial LoRA, and with the pictures dealt out wrongly. The base is trained beside Partial LoRA and
     would else learn to read picture rows by itself; so it learns that without Partial LoRA they say nothing.
@@ -61,12 +65,20 @@ def loss_of(network: XComposer2, batch: Batch, blind: bool = False) -> tuple[tor
     start, length = batch.frame.shape[1], batch.ids.shape[1]
     mask = torch.ones(length, start + length, dtype=torch.bool).tril(start)
     positions = torch.arange(start, start + length)
-    hidden, _ = network.hidden(batch.ids, pictures, positions, mask, past)
+    queries: list[torch.Tensor] = []
+    hidden, own = network.hidden(batch.ids, pictures, positions, mask, past, queries)
     wanted = batch.labels.reshape(-1)
     rows = (wanted != IGNORED).nonzero().squeeze(1)
     logits = network.output(hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows)).float()
     wanted = wanted[rows]
-    return F.cross_entropy(logits, wanted), logits.argmax(-1) == wanted
+    loss, found = F.cross_entropy(logits, wanted), {}
+    if batch.searches and not blind:
+        layers = searching.LAYERS
+        keys = [torch.cat((past[n][0].expand(len(batch.ids), -1, -1, -1), own[n][0]), 2) for n in layers]
+        logs, kinds = searching.found([queries[n] for n in layers], keys, batch.searches, start)
+        search, found = searching.loss_of(logs, kinds)
+        loss = loss + SEARCH_WEIGHT * search
+    return loss, logits.argmax(-1) == wanted, found
 
 
 def compile_layers(network: XComposer2) -> None:
@@ -156,6 +168,7 @@ def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, ever
     leader = not dist.is_initialized() or dist.get_rank() == 0
     step = 0
     right: dict[str, float] = {}
+    searched: dict[int, float] = {}
     smooth, tokens = None, 0
     while True:
         way.wait_while_paused()
@@ -170,7 +183,7 @@ def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, ever
         batch = next(batches)
         blind = batch.pixels is not None and torch.rand(()).item() < stage.blind_share
         with torch.autocast("cpu", torch.bfloat16):
-            loss, hits = loss_of(network, batch, blind)
+            loss, hits, found = loss_of(network, batch, blind)
         loss.backward()
         norm = clip(trained)
         if share < stage.frozen_share:
@@ -184,10 +197,12 @@ def run(network: XComposer2, batches, stage: Stage, way: Way, folder: Path, ever
         tokens += batch.ids.numel()
         if not blind:
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        for what, value in found.items():
+            searched[what] = 0.98 * searched.get(what, value) + 0.02 * value
         hit, kind = hits.float().mean().item(), "blind" if blind else "token"
         right[kind] = hit if kind not in right else 0.98 * right[kind] + 0.02 * hit
         if leader and step % 25 == 0:
-            print(f"{stage.name} {step} {way.spent:.0f}s {share:.0%} loss {smooth or 0:.4f} token {right.get('token', 0):.4f} blind {right.get('blind', 0):.4f} norm {norm:.2f} {tokens / way.spent:.0f} pos/s", flush=True)
+            print(f"{stage.name} {step} {way.spent:.0f}s {share:.0%} loss {smooth or 0:.4f} token {right.get('token', 0):.4f} blind {right.get('blind', 0):.4f} found {searched.get(0, 0):.3f} {searched.get(1, 0):.3f} norm {norm:.2f} {tokens / way.spent:.0f} pos/s", flush=True)
         if leader and step % every == 0:
             save(network, folder / f"{stage.name}.pt", step=step)
     if leader:

@@ -7,13 +7,14 @@ The frame (BOS and an optional system block) is not part of a sample, so that a 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import articles, questions
 from .draw import draw_picture, model_pixels
 from .language import any_language, plain
+from .looks import named, of_kind
 from .scene import COLOURS, SHAPES, Scene, draw_scene, draw_text
 
 BEGIN, END = "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]"
@@ -43,6 +44,7 @@ class Seen:
 @dataclass(frozen=True)
 class Answer:
     text: str
+    looks: tuple = ()  # where to look for it: see `world.looks`
 
 
 Sample = list
@@ -142,9 +144,11 @@ def scene_turns(scene: Scene, rng: random.Random, count: int) -> list[tuple[str,
 def chat(pictures: Pictures, rng: random.Random, count: int = 5) -> Sample:
     scene, pixels = pictures.any()
     turns = scene_turns(scene, rng, rng.randint(max(1, count - 2), count + 1))
-    sample = opening(turns[0][0], pixels, rng) + [Answer(turns[0][1])]
-    for question, answer in turns[1:]:
-        sample += [turn(question), Answer(answer)]
+    (first, answer), *rest = turns
+    seen = [(0, scene)]
+    sample = opening(first, pixels, rng) + [Answer(answer, named(seen, first))]
+    for question, answer in rest:
+        sample += [turn(question), Answer(answer, named(seen, question))]
     return sample
 
 
@@ -162,9 +166,10 @@ def drill(pictures: Pictures, rng: random.Random, count: int = 14) -> Sample:
         if len(turns) == count:
             break
     (first, answer), *rest = turns.items()
-    sample = opening(first, pixels, rng) + [Answer(answer)]
+    seen = [(0, scene)]
+    sample = opening(first, pixels, rng) + [Answer(answer, named(seen, first))]
     for question, answer in rest:
-        sample += [turn(question), Answer(answer)]
+        sample += [turn(question), Answer(answer, named(seen, question))]
     return sample
 
 
@@ -178,10 +183,16 @@ def several(pictures: Pictures, rng: random.Random, count: int | None = None, tu
     for number, (_, pixels) in enumerate(shown):
         parts += [Said(f"Image{number + 1} "), Seen(pixels), Said("; ")]
     asked = list(dict(questions.ask_pictures(scenes, language, rng)[1:] for _ in range(turns)).items())
-    sample = ask(*parts, Said(asked[0][0])) + [Answer(asked[0][1])]
+    answered = lambda question, answer: Answer(answer, named(_asked_about(scenes, question), question))
+    sample = ask(*parts, Said(asked[0][0])) + [answered(*asked[0])]
     for question, answer in asked[1:]:
-        sample += [turn(question), Answer(answer)]
+        sample += [turn(question), answered(question, answer)]
     return sample
+
+
+def _asked_about(scenes: list[Scene], question: str) -> list[tuple[int, Scene]]:
+    numbered = list(enumerate(scenes))
+    return [(n, s) for n, s in numbered if f"Image{n + 1}" in question] or numbered
 
 
 def lone_kinds(scenes: list[Scene], number: int) -> list[tuple[str, str]]:
@@ -195,9 +206,9 @@ def context_of(kind: tuple[str, str], language, rng: random.Random) -> str:
     return f"根据|给定|上下文|和|候选|图像|，选择|合适|的|配图|：{text}\n"
 
 
-def choose_again(number: int, kind: tuple[str, str], language, rng: random.Random) -> Sample:
+def choose_again(number: int, kind: tuple[str, str], looks: tuple, language, rng: random.Random) -> Sample:
     """Another choice among candidates that an earlier turn has shown."""
-    return ask(Said(context_of(kind, language, rng)), prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}")]
+    return ask(Said(context_of(kind, language, rng)), prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}", looks)]
 
 
 def match(pictures: Pictures, rng: random.Random, turns: int = 10) -> Sample:
@@ -218,16 +229,16 @@ def match(pictures: Pictures, rng: random.Random, turns: int = 10) -> Sample:
         parts.append(Said("; " if not lettered else "\n" if number + 1 < count else ""))
     sample: Sample = []
     for number, kind in asked[:turns]:
-        language = any_language(rng)
+        language, looks = any_language(rng), of_kind(number, shown[number][0], kind)
         if lettered and sample:
-            opened = choose_again(number, kind, language, rng)
+            opened = choose_again(number, kind, looks, language, rng)
         elif lettered:
             given = [Said(context_of(kind, language, rng)), Said("候选|图像|包括|: "), *parts]
-            opened = ask(*given, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}")]
+            opened = ask(*given, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[number]}", looks)]
         else:
             wording = language.texts["pictures"]
             question = Said(rng.choice(wording["which_shows"]).format(kind=language.kind(*kind)))
-            opened = ask(*([] if sample else parts), question) + [Answer(wording["image"].format(i=number + 1))]
+            opened = ask(*([] if sample else parts), question) + [Answer(wording["image"].format(i=number + 1), looks)]
         sample += opened
     return sample
 
@@ -346,17 +357,19 @@ def choice(pictures: Pictures, rng: random.Random, candidates: int | None = None
     count = candidates or rng.choice((2, 2, 3, 4))
     right = rng.randrange(count)
     parts.append(Said("候选|图像|包括|: "))
-    scenes = []
+    scenes, before = [], sum(isinstance(p, Seen) for p in parts)
     for number in range(count):
         scene, pixels = pictures.showing(item) if number == right else pictures.not_showing(item, like=rng.random() < 0.6)
         scenes.append(scene)
         parts += [Said(f"{'ABCD'[number]}."), Seen(pixels)]
         if number + 1 < count:
             parts.append(Said("\n"))
-    sample = ask(*parts, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[right]}")]
+    looks = of_kind(before + right, scenes[right], item[1:])
+    sample = ask(*parts, prefill=CHOICE_PREFILL) + [Answer(f": {'ABCD'[right]}", looks)]
     asked = [(number, kind) for number in range(count) for kind in lone_kinds(scenes, number)]
     for number, kind in rng.sample(asked, min(again, len(asked))):
-        sample += choose_again(number, kind, any_language(rng), rng)
+        looks = of_kind(before + number, scenes[number], kind)
+        sample += choose_again(number, kind, looks, any_language(rng), rng)
     return sample
 
 
@@ -388,7 +401,7 @@ SEEING = (
     (1.01, {"chat": 0.44, "several": 0.13, "choice": 0.13, "compose": 0.08, "compose_pictures": 0.04, "places": 0.05, "places_pictures": 0.01, "caption": 0.06, "edit": 0.06}),
 )
 # What the last stage draws: everything, those skills most that are learnt slowest.
-EVERYTHING = {"chat": 0.18, "drill": 0.12, "match": 0.09, "several": 0.14, "choice": 0.18, "compose": 0.10, "compose_pictures": 0.06, "places": 0.07, "places_pictures": 0.01, "caption": 0.03, "edit": 0.02}
+EVERYTHING = {"chat": 0.34, "drill": 0.12, "match": 0.04, "several": 0.20, "choice": 0.10, "compose": 0.07, "compose_pictures": 0.04, "places": 0.04, "places_pictures": 0.01, "caption": 0.02, "edit": 0.02}
 # At its beginning: to find the one thing that is red and a circle is what most skills wait for, and many questions about one
 # picture, or many about which of several it is in, teach it fastest.
 DRILL = {"drill": 0.28, "match": 0.30, "chat": 0.08, "several": 0.08, "choice": 0.03, "compose": 0.08, "compose_pictures": 0.02, "places": 0.07, "caption": 0.05, "edit": 0.02}
@@ -405,7 +418,7 @@ def named_sample(name: str, rng: random.Random, pictures: Pictures | None, turns
     if name == "match":
         return match(pictures, rng)
     if name == "choice":
-        return choice(pictures, rng, again=4)
+        return choice(pictures, rng, again=2)
     if name == "compose_pictures":
         return compose_pictures(pictures, rng)
     if name == "places_pictures":
@@ -450,5 +463,5 @@ def strip(sample: Sample) -> Sample:
         if isinstance(part, Said) and joined and isinstance(joined[-1], Said):
             joined[-1] = Said(joined[-1].text + plain(part.text))
         else:
-            joined.append(part if isinstance(part, Seen) else type(part)(plain(part.text)))
+            joined.append(part if isinstance(part, Seen) else replace(part, text=plain(part.text)))
     return joined
