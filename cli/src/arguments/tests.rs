@@ -175,8 +175,9 @@ fn an_import_asks_a_model_unless_told_not_to() {
     assert_eq!(arguments.licence.as_deref(), Some("MIT"));
 }
 
-#[test]
-fn a_whole_cluster_in_a_process_takes_the_limits_of_a_coordinator() {
+// A configuration follows its registry from the start, so there must be a runtime to follow it in.
+#[tokio::test]
+async fn a_whole_cluster_in_a_process_takes_the_limits_of_a_coordinator() {
     let limits = "--max-requests 3 --max-queued 8 --max-queue-wait 5";
     let of = |line: String| match parse(&line) {
         Ok(Command::Serve(arguments)) => arguments.front.admission,
