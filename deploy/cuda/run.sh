@@ -37,7 +37,7 @@ if [ ! -d "$built_at" ]; then
 fi
 
 log 'op tests and goldens on the GPU'
-INKSTONE_TEST_GPU_ONLY=1 timeout 150 "$here/model-tests" --test-threads 4 --nocapture ops::cuda on_gpus profile >"$results/tests.txt" 2>&1
+INKSTONE_TEST_GPU_ONLY=1 timeout 150 "$here/model-tests" --test-threads 4 --nocapture ops::cuda decode_graphs on_gpus profile >"$results/tests.txt" 2>&1
 echo "exit $?" | tee -a "$results/summary.txt"
 grep -E '^test |test result|panicked|skipped|largest' "$results/tests.txt" | tail -60 | tee -a "$results/summary.txt"
 

@@ -71,6 +71,8 @@ pub struct GroupSettings {
     pub max_running: usize,
     /// Most requests that wait.
     pub max_waiting: usize,
+    /// Whether decode steps are recorded where the device gains by it.
+    pub decode_graphs: bool,
     /// How long its ranks wait for one another.
     pub deadlines: Deadlines,
 }

@@ -72,6 +72,7 @@ impl EngineArguments {
             max_step_tokens: self.max_step_tokens,
             max_running: self.max_running,
             max_waiting: self.max_waiting,
+            decode_graphs: !self.no_decode_graphs,
             deadlines,
         }
     }

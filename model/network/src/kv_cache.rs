@@ -1,6 +1,8 @@
 //! The key-value cache of one rank: pages of 16 tokens, named by block. Which block belongs to which sequence is the scheduler's
 //! business; here is the memory. Keys are stored after their rotation.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use inkstone_interface::config::ModelConfig;
 
 use crate::{
@@ -16,7 +18,12 @@ pub const BLOCK_TOKENS: usize = 16;
 /// The pages of all layers.
 pub struct KvCache {
     layers: Vec<KvPages>,
+    id: CacheId,
 }
+
+/// Tells a cache from every other of this process, those that are gone included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CacheId(u64);
 
 impl KvCache {
     /// Room for `num_blocks` blocks of a rank's share of the heads, in every layer. Memory is taken from the system page by page as
@@ -30,8 +37,10 @@ impl KvCache {
     ) -> Self {
         let num_kv_heads = shard.key_value_heads(config).len();
         let pages = || KvPages::new(num_blocks, num_kv_heads, config.head_dim(), dtype, device);
+        static NUM_CACHES: AtomicU64 = AtomicU64::new(0);
         Self {
             layers: (0..config.num_hidden_layers).map(|_| pages()).collect(),
+            id: CacheId(NUM_CACHES.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
@@ -55,6 +64,10 @@ impl KvCache {
         self.layers
             .iter_mut()
             .try_for_each(|layer| copy_block(layer, from, to))
+    }
+
+    pub(crate) fn id(&self) -> CacheId {
+        self.id
     }
 
     pub(crate) fn layer(&mut self, index: usize) -> &mut KvPages {

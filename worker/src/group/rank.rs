@@ -4,7 +4,7 @@
 mod request;
 mod sequence;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use inkstone_engine::{
     BlockId, DrawFailure, DrawKind, Drawn, DrawnToken, RequestId, SequenceId, StepItem, StepOutput,
@@ -78,6 +78,30 @@ impl RankRunner {
             requests: HashMap::new(),
             sequences: HashMap::new(),
             last_step: 0,
+        }
+    }
+
+    /// Records its decode steps of up to `most_rows` sequences, where the device gains by that. It works without, more slowly, so a
+    /// failure is told and no more.
+    pub fn record_decode(&mut self, most_rows: usize) {
+        let started = Instant::now();
+        let progress = |done, of| tracing::debug!(done, of, "recording decode steps");
+        let collective = self.collective.as_ref();
+        match self
+            .model
+            .record_decode(&mut self.cache, collective, most_rows, &progress)
+        {
+            Ok(0) => {}
+            Ok(sizes) => {
+                tracing::info!(
+                    sizes,
+                    seconds = started.elapsed().as_secs_f32(),
+                    "decode steps are recorded"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(%error, "decode steps cannot be recorded and run op by op");
+            }
         }
     }
 
@@ -196,6 +220,8 @@ impl RankRunner {
             .map_err(|error| error.to_string())?;
         metrics::counter!("inkstone_partial_lora_rows_total")
             .increment(output.stats.partial_lora_rows as u64);
+        metrics::counter!("inkstone_replayed_steps_total")
+            .increment(output.stats.is_replayed.into());
         Ok(output.logits)
     }
 

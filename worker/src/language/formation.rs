@@ -243,10 +243,10 @@ impl Formation<'_> {
         };
         let mut runners = models.into_iter().zip(ends);
         let (model, end) = runners.next().context("a group has at least one rank")?;
-        let own = self.runner(model, num_blocks, end);
+        let own = self.runner(model, num_blocks, end).await?;
         let mut peers: Vec<Box<dyn PeerRank>> = Vec::new();
         for (model, end) in runners {
-            let runner = self.runner(model, num_blocks, end);
+            let runner = self.runner(model, num_blocks, end).await?;
             peers.push(Box::new(LocalRank::start(runner, failures.clone())?));
         }
         Ok(DeviceExecutor::start(
@@ -289,19 +289,31 @@ impl Formation<'_> {
             Ok(assembled) => assembled,
             Err(error) => return Err(suspects(desk, error).await),
         };
-        let own = self.runner(model, num_blocks, collective);
-        DeviceExecutor::start(own, peers, (failures, reports), deadlines.step)
-            .map_err(|error| Breakage::by([0], error.to_string()))
+        let own = self.runner(model, num_blocks, collective).await;
+        own.and_then(|own| {
+            let executor = DeviceExecutor::start(own, peers, (failures, reports), deadlines.step)?;
+            Ok(executor)
+        })
+        .map_err(|error| Breakage::by([0], format!("{error:#}")))
     }
 
-    fn runner(
+    /// A rank with its cache, and its decode steps recorded if it stands alone: nobody else would record at the same time.
+    async fn runner(
         &self,
         model: Arc<LanguageModel>,
         num_blocks: usize,
         collective: Arc<dyn Collective>,
-    ) -> RankRunner {
+    ) -> anyhow::Result<RankRunner> {
         let vocabulary = Arc::clone(&self.files.vocabulary);
-        RankRunner::new(model, num_blocks, collective, vocabulary)
+        let settings = self.settings;
+        let is_recorded = settings.decode_graphs && collective.world_size() == 1;
+        let most_rows = if is_recorded { settings.max_running } else { 0 };
+        let made = spawn_blocking(move || {
+            let mut runner = RankRunner::new(model, num_blocks, collective, vocabulary);
+            runner.record_decode(most_rows);
+            runner
+        });
+        Ok(made.await?)
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn run(arguments: BenchDeviceArguments, console: &Console) -> anyhow:
         model: &model,
         roofs: &roofs,
         small: arguments.small,
+        decode_graphs: !arguments.engine.no_decode_graphs,
     };
     bench.decoding(&table)?;
     bench.prefill(&table)?;
@@ -161,6 +162,7 @@ struct Bench<'a> {
     model: &'a LanguageModel,
     roofs: &'a Roofs,
     small: bool,
+    decode_graphs: bool,
 }
 
 impl Bench<'_> {
@@ -183,7 +185,7 @@ impl Bench<'_> {
                 ..RowSampling::default()
             };
             let draws = vec![row; batch];
-            let mut step = |at: usize, is_drawn: bool| -> anyhow::Result<()> {
+            let step = |cache: &mut KvCache, at: usize, is_drawn: bool| -> anyhow::Result<()> {
                 let ids = vec![[at as u32 % 1000]; batch];
                 let sequences = tables
                     .iter()
@@ -193,7 +195,7 @@ impl Bench<'_> {
                     &Batch {
                         sequences: sequences.collect(),
                     },
-                    &mut cache,
+                    cache,
                     &SingleCollective,
                 )?;
                 if is_drawn {
@@ -203,18 +205,26 @@ impl Bench<'_> {
                 Ok(())
             };
             // Seconds of a step, with its tokens drawn or all of its logits left where they are.
-            let mut measure = |is_drawn: bool| -> anyhow::Result<f64> {
-                (0..STEPS).try_for_each(|index| step(context + index, is_drawn))?;
+            let measure = |cache: &mut KvCache, is_drawn: bool| -> anyhow::Result<f64> {
+                (0..STEPS).try_for_each(|index| step(cache, context + index, is_drawn))?;
                 self.model.device().synchronize()?;
                 let started = Instant::now();
-                (0..STEPS).try_for_each(|index| step(context + STEPS + index, is_drawn))?;
+                (0..STEPS).try_for_each(|index| step(cache, context + STEPS + index, is_drawn))?;
                 self.model.device().synchronize()?;
                 Ok(started.elapsed().as_secs_f64() / STEPS as f64)
             };
-            let (seconds, drawn_seconds) = (measure(false)?, measure(true)?);
+            let mut figures = vec![("decode, op by op", measure(&mut cache, false)?)];
+            let most_rows = if self.decode_graphs { batch } else { 0 };
+            let recorded =
+                self.model
+                    .record_decode(&mut cache, &SingleCollective, most_rows, &|_, _| ())?;
+            if recorded > 0 {
+                figures.push(("decode", measure(&mut cache, false)?));
+            }
+            figures.push(("decode and draw", measure(&mut cache, true)?));
             let kv_bytes = (batch * context / BLOCK_TOKENS * block_bytes) as f64;
             let roof = batch as f64 / ((weight_bytes + kv_bytes) / self.roofs.memory);
-            for (what, seconds) in [("decode", seconds), ("decode and draw", drawn_seconds)] {
+            for (what, seconds) in figures {
                 table.row(
                     &format!("{what}, {batch} x {context}"),
                     batch as f64 / seconds,

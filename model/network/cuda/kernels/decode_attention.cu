@@ -8,10 +8,11 @@ constexpr int WARPS = 4;
 // Floats of a partial result: the weighted sum, then the largest score (base 2), then the sum of weights.
 constexpr int PARTIAL = HEAD_DIM + 2;
 
-// items: (row, first entry in tables, number of keys, 0). Grid: items, key and value heads, splits.
+// items: (row, first entry in tables, number of keys, 0); without keys the result is zero. Grid: items, key and value heads, splits, of
+// which a short sequence leaves some idle.
 template <typename T, int GROUP>
 DEVICE void decode_attention(const T* qkv, const T* keys, const T* values, const u32* tables, const u32* items, T* out, float* partials,
-                             int num_kv_heads, int num_splits, float scale) {
+                             int num_kv_heads, int num_splits, int least_blocks, float scale) {
     SHARED float maxima[WARPS][GROUP];
     SHARED float totals[WARPS][GROUP];
     SHARED float sums[WARPS][GROUP][HEAD_DIM];
@@ -20,6 +21,7 @@ DEVICE void decode_attention(const T* qkv, const T* keys, const T* values, const
     int row = item[0], num_keys = item[2], head = blockIdx.y, split = blockIdx.z;
     const u32* table = tables + item[1];
     int num_blocks = (num_keys + 15) / 16, per_split = (num_blocks + num_splits - 1) / num_splits;
+    per_split = per_split > least_blocks ? per_split : least_blocks;
     int first = split * per_split, end = first + per_split < num_blocks ? first + per_split : num_blocks;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     // Half a warp spans a row of 128: lanes 0 to 15 take the even keys of a block, the others the odd ones.
@@ -126,7 +128,8 @@ DEVICE void decode_attention(const T* qkv, const T* keys, const T* values, const
         }
         u64 query_head = static_cast<u64>(head) * GROUP + g;
         if (num_splits == 1) {
-            out[(static_cast<u64>(row) * num_kv_heads * GROUP + query_head) * HEAD_DIM + threadIdx.x] = from_float<T>(result / weights);
+            out[(static_cast<u64>(row) * num_kv_heads * GROUP + query_head) * HEAD_DIM + threadIdx.x] =
+                from_float<T>(weights == 0.0f ? 0.0f : result / weights);
             continue;
         }
         float* partial = partials + ((static_cast<u64>(blockIdx.x) * num_kv_heads * GROUP + query_head) * num_splits + split) * PARTIAL;
@@ -150,14 +153,15 @@ template <typename T> DEVICE void merge_splits(const float* partials, const u32*
         result += factor * mine[s * PARTIAL + threadIdx.x];
     }
     u64 row = items[blockIdx.x * 4];
-    out[(row * gridDim.y + blockIdx.y) * HEAD_DIM + threadIdx.x] = from_float<T>(result / weights);
+    out[(row * gridDim.y + blockIdx.y) * HEAD_DIM + threadIdx.x] = from_float<T>(weights == 0.0f ? 0.0f : result / weights);
 }
 
 #define DECODE(NAME, T, GROUP)                                                                                                 \
     KERNEL BOUNDS(128)                                                                                                         \
     decode_attention_##GROUP##_##NAME(const T* qkv, const T* keys, const T* values, const u32* tables, const u32* items,       \
-                                      T* out, float* partials, int num_kv_heads, int num_splits, float scale) {                \
-        decode_attention<T, GROUP>(qkv, keys, values, tables, items, out, partials, num_kv_heads, num_splits, scale);          \
+                                      T* out, float* partials, int num_kv_heads, int num_splits, int least_blocks, float scale) {    \
+        decode_attention<T, GROUP>(qkv, keys, values, tables, items, out, partials, num_kv_heads, num_splits, least_blocks,    \
+                                   scale);                                                                                     \
     }                                                                                                                          \
     EXPORT(decode_attention_##GROUP##_##NAME)
 #define DECODES(NAME, T)                                                                                                       \

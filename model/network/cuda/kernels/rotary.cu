@@ -14,7 +14,10 @@ rotary_angles(const float* positions, const u32* spans, const float* frequencies
 EXPORT(rotary_angles)
 
 // A block for a row and a key and value head: turns the group's queries in place, and its key on the way to the pages. Pages here
-// are [blocks, heads, 16, head_dim] for keys and [blocks, heads, 16, value_width] for values; slots[row] is 16 * block + place.
+// are [blocks, heads, 16, head_dim] for keys and [blocks, heads, 16, value_width] for values; slots[row] is 16 * block + place, or
+// NO_SLOT for a row that writes nothing.
+constexpr u32 NO_SLOT = 0xffffffffu;
+
 template <typename T>
 DEVICE void rotate_and_write(T* qkv, const float* cosines, const float* sines, const u32* slots, T* keys, T* values, int num_kv_heads,
                              int group, int head_dim, int value_width) {
@@ -30,11 +33,12 @@ DEVICE void rotate_and_write(T* qkv, const float* cosines, const float* sines, c
         T turned_low = from_float<T>(low * cosine - high * sine), turned_high = from_float<T>(high * cosine + low * sine);
         at[0] = turned_low;
         at[half] = turned_high;
-        if (which == group) {
+        if (which == group && slots[row] != NO_SLOT) {
             keys[page_row * head_dim + m] = turned_low;
             keys[page_row * head_dim + half + m] = turned_high;
         }
     }
+    if (slots[row] == NO_SLOT) return;
     const T* value = heads + (group + 1) * head_dim;
     for (int i = threadIdx.x; i < head_dim; i += blockDim.x) values[page_row * value_width + i] = value[i];
 }
@@ -43,6 +47,7 @@ DEVICE void rotate_and_write(T* qkv, const float* cosines, const float* sines, c
 template <typename T>
 DEVICE void write_pages(const T* qkv, const u32* slots, T* keys, T* values, int num_kv_heads, int group, int head_dim, int value_width) {
     int row = blockIdx.x, head = blockIdx.y;
+    if (slots[row] == NO_SLOT) return;
     const T* key = qkv + ((static_cast<u64>(row) * num_kv_heads + head) * (group + 2) + group) * head_dim;
     u64 page_row = (static_cast<u64>(slots[row] / 16) * num_kv_heads + head) * 16 + slots[row] % 16;
     for (int i = threadIdx.x; i < head_dim; i += blockDim.x) {

@@ -47,6 +47,11 @@ pub trait Collective: Send + Sync {
     /// Returns once every rank has come here.
     fn barrier(&self) -> Result<()>;
 
+    /// Whether sums may be part of work that a device records and replays: they must be put on its stream and nowhere else.
+    fn can_be_recorded(&self) -> bool {
+        false
+    }
+
     /// Other ranks that a call of this one waits for right now; after an error, those that it found late, gone or out of step. For
     /// whoever watches from another thread and asks what a step hangs on.
     fn awaited(&self) -> Vec<usize>;

@@ -224,6 +224,8 @@ impl Collective for NcclCollective {
         })
     }
 
+    // Sums are on the stream and could be recorded. Whether an abort ends the wait of a recorded one must be tried on several GPUs first:
+    // until then `can_be_recorded` stays as it is, and groups of several GPUs launch their decode steps op by op.
     fn all_gather(&self, mine: &[f32]) -> Result<Vec<Vec<f32>>> {
         self.host.all_gather(mine)
     }

@@ -28,6 +28,10 @@ impl Collective for SingleCollective {
         Ok(())
     }
 
+    fn can_be_recorded(&self) -> bool {
+        true
+    }
+
     fn awaited(&self) -> Vec<usize> {
         Vec::new()
     }

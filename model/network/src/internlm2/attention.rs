@@ -45,14 +45,17 @@ impl Attention {
         pages: &mut KvPages,
     ) -> Result<Tensor, ForwardError> {
         let picture_rows = step.pictures.select(x)?;
-        let mut qkv = self
-            .wqkv
-            .forward(x, &step.pictures, picture_rows.as_ref())?;
-        rotate_and_write_pages(&mut qkv, &self.layout, &step.angles, &step.plan, pages)?;
-        let heads = attention(&qkv, &self.layout, &step.plan, pages)?;
-        let mut y = self.wo.forward_part(&heads, &step.pictures)?;
+        let mut qkv = self.wqkv.forward(x, step.pictures, picture_rows.as_ref())?;
+        rotate_and_write_pages(&mut qkv, &self.layout, &step.angles, step.plan, pages)?;
+        let heads = attention(&qkv, &self.layout, step.plan, pages)?;
+        let mut y = self.wo.forward_part(&heads, step.pictures)?;
         step.all_reduce_sum(&mut y)?;
         Ok(y)
+    }
+
+    /// How this rank's columns of the fused projection lie.
+    pub(super) fn layout(&self) -> QkvLayout {
+        self.layout
     }
 
     pub(super) fn num_bytes(&self) -> usize {

@@ -5,7 +5,7 @@ use crate::{
     checkpoint::{CheckpointError, Shard},
     kv_cache::KvPages,
     layers::{RmsNorm, WeightReader},
-    ops::elementwise::add_assign,
+    ops::{elementwise::add_assign, rotary::QkvLayout},
     tensor::Tensor,
 };
 
@@ -44,6 +44,11 @@ impl DecoderLayer {
         let x = self.ffn_norm.add_and_forward(hidden, &attended)?;
         add_assign(hidden, &self.feed_forward.forward(&x, step)?)?;
         Ok(())
+    }
+
+    /// How this rank's heads lie.
+    pub(super) fn layout(&self) -> QkvLayout {
+        self.attention.layout()
     }
 
     /// Bytes of weights that every row reads.

@@ -27,10 +27,10 @@ impl Mlp {
     pub(super) fn forward(&self, x: &Tensor, step: &Step<'_>) -> Result<Tensor, ForwardError> {
         let picture_rows = step.pictures.select(x)?;
         let column_parallel =
-            |w: &ColumnParallelLinear| w.forward(x, &step.pictures, picture_rows.as_ref());
+            |w: &ColumnParallelLinear| w.forward(x, step.pictures, picture_rows.as_ref());
         let mut inner = column_parallel(&self.w1)?;
         silu_mul(&mut inner, &column_parallel(&self.w3)?)?;
-        let mut y = self.w2.forward_part(&inner, &step.pictures)?;
+        let mut y = self.w2.forward_part(&inner, step.pictures)?;
         step.all_reduce_sum(&mut y)?;
         Ok(y)
     }

@@ -4,6 +4,7 @@
 
 mod attention;
 mod batch;
+mod decode_graphs;
 mod decoder;
 mod mlp;
 mod profile;
@@ -13,13 +14,20 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Mutex;
+
 use inkstone_interface::config::ModelConfig;
 use thiserror::Error;
 
 pub use batch::{Batch, BatchError, BatchSequence, Input, LogitsRows};
 pub use rope::RopeRule;
 
-use self::{decoder::DecoderLayer, projector::Projector, step::Step};
+use self::{
+    decode_graphs::Recorded,
+    decoder::DecoderLayer,
+    projector::Projector,
+    step::{Step, StepRows},
+};
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, LoadProgress, Shard, ShardError},
     clip::PictureFeatures,
@@ -28,7 +36,7 @@ use crate::{
     kv_cache::KvCache,
     layers::{RmsNorm, WeightReader},
     load_options::LoadOptions,
-    ops::{embedding::gather_rows, linear::linear_wide},
+    ops::{embedding::gather_rows, linear::linear_wide, rotary::RotaryAngles},
     tensor::{DType, Tensor, TensorError},
 };
 
@@ -44,6 +52,8 @@ pub struct LanguageModel {
     norm: RmsNorm,
     /// This rank's rows of the head.
     output: Tensor,
+    /// Decode steps, for the cache that they were recorded with.
+    recorded: Mutex<Option<Recorded>>,
 }
 
 /// What a forward gives.
@@ -63,6 +73,8 @@ pub struct ForwardStats {
     pub partial_lora_rows: usize,
     /// Sums over all ranks: two for each layer, pictures or not.
     pub all_reduces: usize,
+    /// Whether a recorded step was replayed.
+    pub is_replayed: bool,
 }
 
 /// Why a model cannot be loaded.
@@ -115,6 +127,7 @@ impl LanguageModel {
             layers,
             norm: RmsNorm::load(&reader, "model.norm.weight")?,
             output: reader.weight("output.weight")?,
+            recorded: Mutex::default(),
             config,
         })
     }
@@ -188,37 +201,60 @@ impl LanguageModel {
         batch: &Batch<'_>,
         cache: &mut KvCache,
         collective: &dyn Collective,
-        mut observer: Option<Observer<'_>>,
+        observer: Option<Observer<'_>>,
     ) -> Result<ForwardOutput, ForwardError> {
-        let mut observe = |index: usize, hidden: &Tensor| {
+        let rows = StepRows::new(batch, cache, &self.config, &self.rope)?;
+        let replayed = match observer {
+            None => self.replay(batch, &rows, cache, collective)?,
+            Some(_) => None,
+        };
+        let is_replayed = replayed.is_some();
+        let (hidden, all_reduces) = match replayed {
+            Some(replayed) => replayed,
+            None => self.compute(batch, &rows, cache, collective, observer)?,
+        };
+        let wanted = gather_rows(&hidden, &batch.logits_rows())?;
+        let logits = linear_wide(&self.norm.forward(&wanted)?, &self.output)?;
+        let stats = rows.stats(all_reduces, is_replayed);
+        Ok(ForwardOutput { logits, stats })
+    }
+
+    /// The hidden states after all layers, and how many sums over ranks that took.
+    fn compute(
+        &self,
+        batch: &Batch<'_>,
+        rows: &StepRows,
+        cache: &mut KvCache,
+        collective: &dyn Collective,
+        mut observer: Option<Observer<'_>>,
+    ) -> Result<(Tensor, usize), ForwardError> {
+        let angles = RotaryAngles::new(&self.device, self.config.head_dim(), &rows.spans)?;
+        let step = Step::new(&rows.plan, angles, &rows.pictures, collective);
+        let mut hidden = batch.embed(&self.tok_embeddings)?;
+        self.through_layers(&mut hidden, &step, cache, &mut |index, hidden| {
             if let Some(observer) = observer.as_mut() {
                 observer(index, hidden);
             }
-        };
-        let step = Step::new(
-            batch,
-            cache,
-            &self.config,
-            &self.rope,
-            collective,
-            &self.device,
-        )?;
-        let mut hidden = batch.embed(&self.tok_embeddings)?;
-        observe(0, &hidden);
+        })?;
+        if let Some(observer) = observer {
+            observer(self.layers.len() + 1, &self.norm.forward(&hidden)?);
+        }
+        Ok((hidden, step.all_reduces()))
+    }
+
+    fn through_layers(
+        &self,
+        hidden: &mut Tensor,
+        step: &Step<'_>,
+        cache: &mut KvCache,
+        observe: Observer<'_>,
+    ) -> Result<(), ForwardError> {
+        observe(0, hidden);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(&mut hidden, &step, cache.layer(index))?;
-            observe(index + 1, &hidden);
+            layer.forward(hidden, step, cache.layer(index))?;
+            observe(index + 1, hidden);
         }
-        if observer.is_some() {
-            let normed = self.norm.forward(&hidden)?;
-            observer
-                .into_iter()
-                .for_each(|observer| observer(self.layers.len() + 1, &normed));
-        }
-        let wanted = gather_rows(&hidden, &batch.logits_rows())?;
-        let logits = linear_wide(&self.norm.forward(&wanted)?, &self.output)?;
-        let stats = step.into_stats();
-        Ok(ForwardOutput { logits, stats })
+        Ok(())
     }
 }
 

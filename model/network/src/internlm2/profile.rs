@@ -23,6 +23,7 @@ impl LanguageModel {
         let Device::Cuda(device) = self.device() else {
             return Ok(None);
         };
+        self.forget_recorded();
         device.memory()?;
         let before = device.held_bytes();
         // One long prompt, and sequences of a row for the other logits.

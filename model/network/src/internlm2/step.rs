@@ -7,33 +7,28 @@ use inkstone_interface::config::ModelConfig;
 use super::{Batch, BatchError, ForwardError, ForwardStats, rope::RopeRule};
 use crate::{
     collectives::{Collective, CollectiveError},
-    device::Device,
     kv_cache::KvCache,
     ops::{
         attention::{AttentionPlan, SequenceRows},
-        rotary::RotaryAngles,
+        rotary::{RotaryAngles, RotarySpan},
     },
     partial_lora::PictureRows,
     tensor::Tensor,
 };
 
-pub(super) struct Step<'a> {
+/// The rows of a batch that was checked.
+pub(super) struct StepRows {
     pub(super) plan: AttentionPlan,
-    pub(super) angles: RotaryAngles,
+    pub(super) spans: Vec<RotarySpan>,
     pub(super) pictures: PictureRows,
-    collective: &'a dyn Collective,
-    all_reduces: Cell<usize>,
 }
 
-impl<'a> Step<'a> {
-    /// Checks the batch and prepares what its layers share.
+impl StepRows {
     pub(super) fn new(
         batch: &Batch<'_>,
         cache: &KvCache,
         config: &ModelConfig,
         rope: &RopeRule,
-        collective: &'a dyn Collective,
-        device: &Device,
     ) -> Result<Self, ForwardError> {
         batch.check(config)?;
         if cache.num_layers() != config.num_hidden_layers {
@@ -51,18 +46,50 @@ impl<'a> Step<'a> {
                 block_table: sequence.block_table,
             })
             .collect();
-        let spans: Vec<_> = batch
+        let spans = batch
             .sequences
             .iter()
             .map(|sequence| rope.span(sequence.start, sequence.num_rows(), sequence.rope_length))
             .collect();
         Ok(Self {
             plan: AttentionPlan::new(&sequences, cache.num_blocks()).map_err(BatchError::from)?,
-            angles: RotaryAngles::new(device, config.head_dim(), &spans)?,
+            spans,
             pictures: batch.picture_rows(),
+        })
+    }
+
+    pub(super) fn stats(&self, all_reduces: usize, is_replayed: bool) -> ForwardStats {
+        ForwardStats {
+            num_rows: self.plan.num_rows(),
+            partial_lora_rows: self.pictures.len(),
+            all_reduces,
+            is_replayed,
+        }
+    }
+}
+
+pub(super) struct Step<'a> {
+    pub(super) plan: &'a AttentionPlan,
+    pub(super) angles: RotaryAngles,
+    pub(super) pictures: &'a PictureRows,
+    collective: &'a dyn Collective,
+    all_reduces: Cell<usize>,
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(
+        plan: &'a AttentionPlan,
+        angles: RotaryAngles,
+        pictures: &'a PictureRows,
+        collective: &'a dyn Collective,
+    ) -> Self {
+        Self {
+            plan,
+            angles,
+            pictures,
             collective,
             all_reduces: Cell::new(0),
-        })
+        }
     }
 
     /// Sums a tensor over all ranks.
@@ -71,11 +98,8 @@ impl<'a> Step<'a> {
         self.collective.all_reduce_sum(tensor)
     }
 
-    pub(super) fn into_stats(self) -> ForwardStats {
-        ForwardStats {
-            num_rows: self.plan.num_rows(),
-            partial_lora_rows: self.pictures.len(),
-            all_reduces: self.all_reduces.get(),
-        }
+    /// How many sums there were.
+    pub(super) fn all_reduces(&self) -> usize {
+        self.all_reduces.get()
     }
 }

@@ -150,6 +150,7 @@ fn hidden_states_and_logits_are_the_reference_s() {
         num_rows: 40,
         partial_lora_rows: 0,
         all_reduces: 2 * model.layers.len(),
+        is_replayed: false,
     };
     assert_eq!(out.stats, wanted);
 }

@@ -4,6 +4,7 @@ pub mod activation;
 pub mod attention;
 pub mod best_logits;
 pub mod cuda;
+pub mod decode_graphs;
 pub mod elementwise;
 pub mod embedding;
 pub(crate) mod exponential;

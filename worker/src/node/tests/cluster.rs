@@ -102,6 +102,7 @@ fn config(name: &str, devices: u32, address: &str) -> NodeConfig {
             max_step_tokens: 256,
             max_running: 8,
             max_waiting: 8,
+            decode_graphs: true,
             deadlines: Deadlines {
                 join: Duration::from_secs(20),
                 step: Duration::from_secs(20),

@@ -100,6 +100,22 @@ impl AttentionPlan {
         }
     }
 
+    /// A plan that is on a device already, of which the host knows the size alone.
+    #[cfg(feature = "cuda")]
+    pub(in crate::ops) fn on_a_device(
+        num_rows: usize,
+        num_blocks: usize,
+        uploaded: UploadedPlan,
+    ) -> Self {
+        Self {
+            sequences: Vec::new(),
+            writes: Vec::new(),
+            num_rows,
+            num_blocks,
+            uploaded: OnceLock::from(Arc::new(uploaded)),
+        }
+    }
+
     pub fn num_rows(&self) -> usize {
         self.num_rows
     }

@@ -1,6 +1,10 @@
 //! What stands in for CUDA where it was not built: types without values. Their methods can be named and never run.
 
-#![expect(unused_variables, reason = "nobody can call these")]
+#![expect(
+    unused_variables,
+    clippy::needless_pass_by_ref_mut,
+    reason = "nobody can call these"
+)]
 
 use crate::{
     device::DeviceError,
@@ -8,10 +12,11 @@ use crate::{
     ops::{
         attention::AttentionPlan,
         best_logits::BestLogits,
-        rotary::{QkvLayout, RotarySpan},
+        decode_graphs::DecodeRows,
+        rotary::{QkvLayout, RotaryAngles, RotarySpan},
         rows::RowRanges,
     },
-    tensor::{Result, Tensor},
+    tensor::{Result, Tensor, TensorError},
 };
 
 /// No GPU.
@@ -25,6 +30,40 @@ pub enum CudaBuffer {}
 /// No plan on a GPU.
 #[derive(Debug)]
 pub enum UploadedPlan {}
+
+/// No recorded steps.
+pub enum DecodeGraphs {}
+
+/// Nothing that they read.
+pub enum DecodeInputs {}
+
+impl DecodeGraphs {
+    pub(crate) fn record<E: From<TensorError>>(
+        &mut self,
+        num_rows: usize,
+        forward: &mut dyn FnMut(&DecodeInputs) -> Result<Tensor, E>,
+    ) -> Result<(), E> {
+        match *self {}
+    }
+
+    pub(crate) fn replay(&self, rows: &DecodeRows<'_>) -> Result<Option<Tensor>> {
+        match *self {}
+    }
+}
+
+impl DecodeInputs {
+    pub(crate) fn plan(&self) -> &AttentionPlan {
+        match *self {}
+    }
+
+    pub(crate) fn embed(&self, table: &Tensor) -> Result<Tensor> {
+        match *self {}
+    }
+
+    pub(crate) fn angles(&self) -> Result<RotaryAngles> {
+        match *self {}
+    }
+}
 
 impl CudaDevice {
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
@@ -53,6 +92,7 @@ never! {
     fn copy_bytes(from: &CudaBuffer, from_start: usize, to: &CudaBuffer, to_start: usize, len: usize) -> Result<()>;
     fn memory() -> Result<(usize, usize)>;
     fn held_bytes() -> usize;
+    fn decode_graphs(layout: QkvLayout, num_blocks: usize, most_rows: usize) -> Result<DecodeGraphs>;
     fn synchronize() -> Result<()>;
     fn convert(x: &Tensor, y: &mut Tensor) -> Result<()>;
     fn add(y: &mut Tensor, x: &Tensor) -> Result<()>;

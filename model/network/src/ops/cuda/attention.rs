@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use super::{
-    CudaBuffer,
     backend::Launch,
     device::{CudaDevice, address, address_mut, check_dtype, kernel, launch},
     rowwise::{by_head, int},
+    words::Words,
 };
 use crate::{
     kv_cache::{BLOCK_TOKENS, KvPages},
@@ -30,27 +30,29 @@ const PARTIAL: usize = HEAD_DIM + 2;
 /// Blocks of the cache that are worth a split: one for each warp.
 const BLOCKS_PER_SPLIT: usize = 4;
 const MOST_SPLITS: usize = 64;
+/// The slot of a row whose key and value nobody wants: the kernels write none.
+const NO_SLOT: u32 = u32::MAX;
 
 /// An [`AttentionPlan`] on a device, for query heads in groups of one size.
 #[derive(Debug)]
 pub struct UploadedPlan {
-    words: CudaBuffer,
+    words: Words,
     group: usize,
-    /// Places in `words` of: each row's slot in the cache; each row's position and table; all tables.
+    /// Places in `words` of: each row's slot in the cache; each row's position and table; single rows; tiles; all tables.
     slots: usize,
     rows: usize,
-    tables: usize,
-    /// Single rows, and the blocks of the longest of them.
     singles: usize,
-    num_singles: usize,
-    most_blocks: usize,
     tiles: usize,
+    tables: usize,
+    num_singles: usize,
+    /// Blocks of the longest single row.
+    most_blocks: usize,
     num_tiles: usize,
 }
 
 /// What of a plan is uploaded, before it is.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Lists {
+pub(super) struct Lists {
     slots: Vec<u32>,
     rows: Vec<u32>,
     tables: Vec<u32>,
@@ -60,7 +62,7 @@ struct Lists {
 }
 
 impl Lists {
-    fn new(plan: &AttentionPlan, group: usize) -> Self {
+    pub(super) fn new(plan: &AttentionPlan, group: usize) -> Self {
         let mut lists = Self::default();
         let rows_per_tile = (TILE / group.max(1)).max(1);
         for sequence in &plan.sequences {
@@ -94,38 +96,71 @@ impl Lists {
             .sort_by_key(|&[_, len, start, _]| std::cmp::Reverse(start + len));
         lists
     }
+
+    /// Adds rows of no sequence up to `num_rows`, which write nothing and whose results mean nothing.
+    pub(super) fn pad(&mut self, num_rows: usize, group: usize) {
+        let padding = self.slots.len()..num_rows;
+        self.slots.resize(num_rows, NO_SLOT);
+        self.rows.resize(2 * num_rows, 0);
+        for row in padding {
+            match DECODE_GROUPS.contains(&group) {
+                true => self.singles.push([row as u32, 0, 0, 0]),
+                false => self.tiles.push([row as u32, 1, 0, 0]),
+            }
+        }
+        // Their table is the first, and there is one.
+        if self.tables.is_empty() {
+            self.tables.push(0);
+        }
+    }
+
+    /// All lists, the tables last: where the others lie depends on the number of rows alone when all sequences have one.
+    pub(super) fn put_into(&self, words: &mut Vec<u32>) {
+        words.extend_from_slice(&self.slots);
+        words.extend_from_slice(&self.rows);
+        words.extend_from_slice(self.singles.as_flattened());
+        words.extend_from_slice(self.tiles.as_flattened());
+        words.extend_from_slice(&self.tables);
+    }
 }
 
 impl UploadedPlan {
     fn new(device: &CudaDevice, plan: &AttentionPlan, group: usize) -> Result<Self> {
         let lists = Lists::new(plan, group);
         let mut words = Vec::new();
-        let mut put = |part: &[u32]| {
-            let at = words.len();
-            words.extend_from_slice(part);
-            at
-        };
-        let (slots, rows, tables) = (put(&lists.slots), put(&lists.rows), put(&lists.tables));
-        let (singles, tiles) = (
-            put(lists.singles.as_flattened()),
-            put(lists.tiles.as_flattened()),
-        );
-        Ok(Self {
-            words: device.upload_passing(&words)?,
+        lists.put_into(&mut words);
+        Ok(Self::over(Words::upload(device, &words)?, &lists, group))
+    }
+
+    /// The plan whose lists lie at the beginning of these words.
+    pub(super) fn over(words: Words, lists: &Lists, group: usize) -> Self {
+        let rows = lists.slots.len();
+        let singles = rows + lists.rows.len();
+        let tiles = singles + 4 * lists.singles.len();
+        Self {
+            words,
             group,
-            slots,
+            slots: 0,
             rows,
-            tables,
             singles,
+            tiles,
+            tables: tiles + 4 * lists.tiles.len(),
             num_singles: lists.singles.len(),
             most_blocks: lists.most_blocks,
-            tiles,
             num_tiles: lists.tiles.len(),
-        })
+        }
+    }
+
+    /// The same for sequences of any length: for work that is recorded with one and replayed with others.
+    pub(super) fn of_any_length(self) -> Self {
+        Self {
+            most_blocks: usize::MAX,
+            ..self
+        }
     }
 
     fn at(&self, place: usize) -> u64 {
-        self.words.address() + 4 * place as u64
+        self.words.at(place)
     }
 }
 
@@ -281,6 +316,7 @@ impl CudaDevice {
             partials.address(),
             int(layout.num_kv_heads),
             int(num_splits),
+            int(BLOCKS_PER_SPLIT),
             scale(HEAD_DIM)
         )?;
         if num_splits == 1 {

@@ -4,8 +4,8 @@
 use std::ffi::c_void;
 
 #[cfg(test)]
-use super::emulator::Emulator;
-use super::gpu::Gpu;
+use super::emulator::{self, Emulator};
+use super::gpu::{self, Gpu};
 use crate::tensor::{DType, Result};
 
 pub(super) enum Backend {
@@ -24,6 +24,43 @@ pub(super) struct Launch {
     pub(super) block: usize,
     /// Bytes of shared memory beyond what the kernel declares.
     pub(super) shared: usize,
+}
+
+/// An argument of a kernel, as the kernel finds it at its address: the first bytes are those of its type, since hosts of GPUs are
+/// little-endian.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Argument(u64);
+
+impl From<u64> for Argument {
+    fn from(address: u64) -> Self {
+        Self(address)
+    }
+}
+
+impl From<i32> for Argument {
+    fn from(number: i32) -> Self {
+        Self(u64::from(number.cast_unsigned()))
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(number: f32) -> Self {
+        Self(u64::from(number.to_bits()))
+    }
+}
+
+/// Addresses of arguments, as launches take them.
+pub(super) fn pointers(arguments: &[Argument]) -> Vec<*mut c_void> {
+    let pointer = |argument: &Argument| std::ptr::from_ref(argument).cast_mut().cast();
+    arguments.iter().map(pointer).collect()
+}
+
+/// Work that was put down instead of being done, to be done any number of times.
+pub(super) enum Recording {
+    Gpu(gpu::Recording),
+    #[cfg(test)]
+    Emulator(emulator::Recording),
 }
 
 /// `y = scale · x · wᵀ (+ bias) (+ y)`, all by address: x `[rows, depth]` and w `[columns, depth]` of `dtype`, y
@@ -113,10 +150,38 @@ impl Backend {
         &self,
         kernel: &str,
         launch: Launch,
-        arguments: &mut [*mut c_void],
+        arguments: &[Argument],
     ) -> Result<()> {
         // SAFETY: the caller's.
         each!(self, backend => unsafe { backend.launch(kernel, launch, arguments) })
+    }
+
+    /// Records what `work` puts on the stream, in place of doing it. Bytes of the host cannot be part of that: they would be read when
+    /// it is replayed.
+    pub(super) fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+        match self {
+            Self::Gpu(gpu) => gpu.record(work).map(Recording::Gpu),
+            #[cfg(test)]
+            Self::Emulator(emulator) => emulator.record(work).map(Recording::Emulator),
+        }
+    }
+
+    /// Puts what was recorded on the stream.
+    ///
+    /// # Safety
+    /// Everything that the recorded work names by address must still be there.
+    pub(super) unsafe fn replay(&self, recording: &Recording) -> Result<()> {
+        match (self, recording) {
+            // SAFETY: the caller's.
+            (Self::Gpu(gpu), Recording::Gpu(recording)) => unsafe { gpu.replay(recording) },
+            #[cfg(test)]
+            // SAFETY: the caller's.
+            (Self::Emulator(emulator), Recording::Emulator(recording)) => unsafe {
+                emulator.replay(recording)
+            },
+            #[cfg(test)]
+            _ => panic!("recorded on another device"),
+        }
     }
 
     /// # Safety

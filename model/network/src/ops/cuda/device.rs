@@ -6,10 +6,12 @@ use std::{ffi::c_void, fmt, sync::Arc};
 use super::{
     backend::{Backend, Launch, PIECE},
     gpu::Gpu,
+    graphs::DecodeGraphs,
     memory::{CudaBuffer, Pool, Use},
 };
 use crate::{
     device::DeviceError,
+    ops::rotary::QkvLayout,
     tensor::{DType, Result, Tensor, TensorError},
 };
 
@@ -123,6 +125,15 @@ impl CudaDevice {
         unsafe { self.backend().copy(from, to, len) }
     }
 
+    pub(crate) fn decode_graphs(
+        &self,
+        layout: QkvLayout,
+        num_blocks: usize,
+        most_rows: usize,
+    ) -> Result<DecodeGraphs> {
+        DecodeGraphs::new(self, layout, num_blocks, most_rows)
+    }
+
     /// Free bytes and all bytes of the GPU. What lies unused in the pool is given back first, so that it counts as free.
     pub(crate) fn memory(&self) -> Result<(usize, usize)> {
         self.pool().release_all(self.backend())?;
@@ -229,7 +240,7 @@ macro_rules! launch {
                 $device.backend().launch(
                     &$kernel,
                     launch,
-                    &mut [$(std::ptr::from_mut(&mut { $argument }).cast::<std::ffi::c_void>()),+],
+                    &[$($crate::ops::cuda::backend::Argument::from($argument)),+],
                 )
             }
         }

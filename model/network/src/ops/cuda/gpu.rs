@@ -5,16 +5,19 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     ptr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cudarc::{
     cublaslt,
-    driver::{CudaContext, CudaStream, DriverError, result, sys},
+    driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys},
 };
 
 use super::{
-    backend::{Launch, PIECE, Product},
+    backend::{Argument, Launch, PIECE, Product, pointers},
     matmul::Matmul,
 };
 use crate::{
@@ -38,9 +41,17 @@ pub(super) struct Gpu {
     functions: Mutex<HashMap<String, Function>>,
     matmul: Matmul,
     staging: Mutex<Staging>,
+    is_recording: AtomicBool,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
+
+/// A CUDA graph, ready to be launched.
+pub(super) struct Recording(CudaGraph);
+
+// SAFETY: handles of the driver, which may be used from any thread that has the context bound, one at a time: whoever owns it sees to
+// that.
+unsafe impl Send for Recording {}
 
 struct Module(sys::CUmodule);
 #[derive(Clone, Copy)]
@@ -117,6 +128,7 @@ impl Gpu {
             functions: Mutex::default(),
             matmul,
             staging: Mutex::default(),
+            is_recording: AtomicBool::new(false),
             stream,
             context,
         })
@@ -147,6 +159,7 @@ impl Gpu {
     }
 
     pub(super) unsafe fn copy_in(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.refuse_in_recording("copy to the GPU")?;
         self.bind()?;
         // The driver has taken over pageable memory when this returns.
         // SAFETY: the caller's.
@@ -161,6 +174,7 @@ impl Gpu {
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> Result<()> {
         const WHAT: &str = "copy a piece to the GPU";
+        self.refuse_in_recording(WHAT)?;
         self.bind()?;
         let mut staging = self.staging.lock().unwrap_or_else(|e| e.into_inner());
         let slot = staging.next_slot().map_err(failed(WHAT))?;
@@ -179,6 +193,7 @@ impl Gpu {
     }
 
     pub(super) unsafe fn copy_out(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.refuse_in_recording("copy from the GPU")?;
         self.bind()?;
         // SAFETY: the caller's; the bytes are not touched before the stream has come to an end.
         unsafe { result::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
@@ -207,7 +222,7 @@ impl Gpu {
         &self,
         kernel: &str,
         launch: Launch,
-        arguments: &mut [*mut c_void],
+        arguments: &[Argument],
     ) -> Result<()> {
         self.bind()?;
         let function = self.function(kernel, launch.shared)?;
@@ -225,13 +240,46 @@ impl Gpu {
                 (block, 1, 1),
                 shared,
                 stream,
-                arguments,
+                &mut pointers(arguments),
             )
         };
         launched.map_err(|error| TensorError::Unsupported {
             what: "launch a kernel",
             reason: format!("{kernel} with {launch:?}: {}", describe(error)),
         })
+    }
+
+    pub(super) fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+        const WHAT: &str = "record work for the GPU";
+        // Memory may be taken meanwhile, by this thread and others: what is recorded does not depend on when.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.stream.begin_capture(mode).map_err(failed(WHAT))?;
+        self.is_recording.store(true, Ordering::SeqCst);
+        let worked = work();
+        self.is_recording.store(false, Ordering::SeqCst);
+        // However it went, the stream must come out of it.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        worked?;
+        let graph = graph.map_err(failed(WHAT))?;
+        let graph = graph.ok_or_else(|| TensorError::Unsupported {
+            what: WHAT,
+            reason: "nothing was put on the stream".to_owned(),
+        })?;
+        // Else the first launch would bring it there.
+        graph.upload().map_err(failed(WHAT))?;
+        Ok(Recording(graph))
+    }
+
+    pub(super) unsafe fn replay(&self, recording: &Recording) -> Result<()> {
+        recording.0.launch().map_err(failed("replay on the GPU"))
+    }
+
+    fn refuse_in_recording(&self, what: &'static str) -> Result<()> {
+        if !self.is_recording.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let reason = "bytes of the host cannot be recorded".to_owned();
+        Err(TensorError::Unsupported { what, reason })
     }
 
     /// A kernel by name, allowed the shared memory that it needs.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use super::backend::Backend;
@@ -18,6 +18,8 @@ pub struct CudaBuffer {
     /// What was taken for it.
     class: usize,
     device: CudaDevice,
+    /// Where it goes back to, if not to the pool.
+    arena: Option<Arc<Arena>>,
 }
 
 impl CudaBuffer {
@@ -34,25 +36,69 @@ impl CudaBuffer {
     }
 
     pub(super) fn take(device: &CudaDevice, len: usize, use_of: Use) -> Result<Self> {
+        match device.pool().arena() {
+            Some(arena) if use_of == Use::Passing => arena.take(device, len),
+            _ => Self::fresh(device, len, use_of),
+        }
+    }
+
+    fn fresh(device: &CudaDevice, len: usize, use_of: Use) -> Result<Self> {
         let class = size_class(len, use_of);
         Ok(Self {
             address: device.pool().take(device.backend(), class)?,
             len,
             class,
             device: device.clone(),
+            arena: None,
         })
     }
 }
 
 impl Drop for CudaBuffer {
     fn drop(&mut self) {
-        self.device.pool().give_back(self.class, self.address);
+        match self.arena.take() {
+            Some(arena) => arena.free().push(Self {
+                address: self.address,
+                len: self.class,
+                class: self.class,
+                device: self.device.clone(),
+                arena: None,
+            }),
+            None => self.device.pool().give_back(self.class, self.address),
+        }
     }
 }
 
 impl fmt::Debug for CudaBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes on {:?}", self.len, self.device)
+    }
+}
+
+/// Memory that recorded work uses each time it is replayed: nobody else is given it, and it goes back to the pool with the arena.
+/// Recordings that are never replayed side by side share one.
+#[derive(Default)]
+pub(super) struct Arena {
+    free: Mutex<Vec<CudaBuffer>>,
+}
+
+impl Arena {
+    /// The smallest buffer that is large enough.
+    fn take(self: &Arc<Self>, device: &CudaDevice, len: usize) -> Result<CudaBuffer> {
+        let mut free = self.free();
+        let fitting = free.iter().enumerate().filter(|(_, free)| free.len >= len);
+        let smallest = fitting.min_by_key(|(_, free)| free.len).map(|(at, _)| at);
+        let mut buffer = match smallest {
+            Some(at) => free.swap_remove(at),
+            None => CudaBuffer::fresh(device, len, Use::Passing)?,
+        };
+        buffer.len = len;
+        buffer.arena = Some(Arc::clone(self));
+        Ok(buffer)
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<CudaBuffer>> {
+        self.free.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -76,6 +122,8 @@ struct State {
     free: HashMap<usize, Vec<u64>>,
     /// Bytes taken from the driver: what is in use and what is free here.
     held: usize,
+    /// Where passing memory comes from while work is recorded.
+    arena: Option<Arc<Arena>>,
 }
 
 impl Pool {
@@ -95,6 +143,18 @@ impl Pool {
 
     fn give_back(&self, class: usize, address: u64) {
         self.state().free.entry(class).or_default().push(address);
+    }
+
+    /// Lets `work` have its passing memory from the arena.
+    pub(super) fn within<T>(&self, arena: &Arc<Arena>, work: impl FnOnce() -> T) -> T {
+        self.state().arena = Some(Arc::clone(arena));
+        let done = work();
+        self.state().arena = None;
+        done
+    }
+
+    fn arena(&self) -> Option<Arc<Arena>> {
+        self.state().arena.clone()
     }
 
     /// Gives everything that is free back to the driver.

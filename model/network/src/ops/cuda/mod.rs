@@ -23,6 +23,8 @@ mod emulator;
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
+mod graphs;
+#[cfg(feature = "cuda")]
 mod linear;
 #[cfg(feature = "cuda")]
 mod matmul;
@@ -32,6 +34,8 @@ mod memory;
 mod rowwise;
 #[cfg(all(feature = "cuda", test))]
 mod tests;
+#[cfg(feature = "cuda")]
+mod words;
 
 /// Devices that tests run on beside the CPU: the emulator, and a GPU where there is one. What is missing is told of.
 #[cfg(test)]
@@ -43,10 +47,12 @@ pub(crate) fn gpus() -> Vec<(&'static str, crate::device::Device)> {
 }
 
 #[cfg(not(feature = "cuda"))]
-pub use absent::{CudaBuffer, CudaDevice, UploadedPlan};
+pub use absent::{CudaBuffer, CudaDevice, DecodeGraphs, DecodeInputs, UploadedPlan};
 #[cfg(feature = "cuda")]
 pub use attention::UploadedPlan;
 #[cfg(feature = "cuda")]
 pub use device::CudaDevice;
+#[cfg(feature = "cuda")]
+pub use graphs::{DecodeGraphs, DecodeInputs};
 #[cfg(feature = "cuda")]
 pub use memory::CudaBuffer;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     device::{CudaDevice, address, address_mut, check_dtype, kernel, launch, line},
     memory::CudaBuffer,
+    words::Words,
 };
 use crate::{
     ops::{
@@ -161,9 +162,9 @@ impl CudaDevice {
         if rows.is_empty() {
             return Ok(());
         }
-        let index = self.upload_passing(rows)?;
+        let index = Words::upload(self, rows)?;
         let to = address_mut(y)? + (first_row * y.cols() * y.dtype().num_bytes()) as u64;
-        self.gather_by(x, &index, rows.len(), to)
+        self.gather_by(x, index.at(0), rows.len(), to)
     }
 
     /// The rows of x in the ranges, one below the other.
@@ -172,16 +173,18 @@ impl CudaDevice {
         if rows.is_empty() {
             return Ok(());
         }
-        self.gather_by(x, self.row_index(rows)?, rows.num_rows(), address_mut(y)?)
+        let index = self.row_index(rows)?.address();
+        self.gather_by(x, index, rows.num_rows(), address_mut(y)?)
     }
 
-    fn gather_by(&self, x: &Tensor, index: &CudaBuffer, num_rows: usize, to: u64) -> Result<()> {
+    /// The rows whose numbers lie at `index`, one below the other from `to` on.
+    pub(super) fn gather_by(&self, x: &Tensor, index: u64, num_rows: usize, to: u64) -> Result<()> {
         launch!(
             self,
             kernel("gather", x.dtype()),
             line(num_rows, THREADS),
             address(x)?,
-            index.address(),
+            index,
             to,
             int(x.cols())
         )
@@ -270,32 +273,23 @@ impl CudaDevice {
         cos: &mut Tensor,
         sin: &mut Tensor,
     ) -> Result<()> {
-        let num_rows = cos.rows();
-        let mut words = Vec::with_capacity(2 * num_rows + spans.len() * head_dim / 2);
-        for span in spans {
-            words.extend(
-                (0..span.num_rows).map(|row| ((span.start + row) as f32 / span.divisor).to_bits()),
-            );
-        }
-        for (index, span) in spans.iter().enumerate() {
-            words.extend(std::iter::repeat_n(index as u32, span.num_rows));
-        }
-        for span in spans {
-            words.extend(
-                frequencies(span.base, head_dim)
-                    .into_iter()
-                    .map(f32::to_bits),
-            );
-        }
-        if num_rows == 0 {
+        if cos.rows() == 0 {
             return Ok(());
         }
-        let uploaded = self.upload_passing(&words)?;
-        let positions = uploaded.address();
-        let (span_of_row, table) = (
-            positions + 4 * num_rows as u64,
-            positions + 8 * num_rows as u64,
-        );
+        let mut words = Vec::new();
+        RotaryRows::new(spans).put_into(head_dim, &mut words);
+        self.rotary_angles_by(&Words::upload(self, &words)?, head_dim, cos, sin)
+    }
+
+    /// The same, of rows whose numbers lie at the beginning of `rows`.
+    pub(super) fn rotary_angles_by(
+        &self,
+        rows: &Words,
+        head_dim: usize,
+        cos: &mut Tensor,
+        sin: &mut Tensor,
+    ) -> Result<()> {
+        let num_rows = cos.rows();
         let grid = line(
             num_rows,
             (head_dim / 2).next_multiple_of(32).clamp(32, THREADS),
@@ -305,9 +299,9 @@ impl CudaDevice {
             self,
             "rotary_angles",
             grid,
-            positions,
-            span_of_row,
-            table,
+            rows.at(0),
+            rows.at(num_rows),
+            rows.at(2 * num_rows),
             address_mut(cos)?,
             address_mut(sin)?,
             half
@@ -352,6 +346,53 @@ impl CudaDevice {
             .div_ceil(THREADS * PER_THREAD)
             .clamp(usize::from(count > 0), most);
         line(num_blocks, THREADS)
+    }
+}
+
+/// Rows with their positions and frequencies, as the kernel reads them.
+pub(super) struct RotaryRows {
+    /// A row's position, divided already, as bits.
+    positions: Vec<u32>,
+    /// A row's place in `bases`.
+    base_of_row: Vec<u32>,
+    /// Sequences nearly all have one base, whose frequencies are sent once.
+    bases: Vec<f64>,
+}
+
+impl RotaryRows {
+    pub(super) fn new(spans: &[RotarySpan]) -> Self {
+        let mut rows = Self {
+            positions: Vec::new(),
+            base_of_row: Vec::new(),
+            bases: Vec::new(),
+        };
+        for span in spans {
+            let known = rows.bases.iter().position(|base| *base == span.base);
+            let base = known.unwrap_or_else(|| {
+                rows.bases.push(span.base);
+                rows.bases.len() - 1
+            });
+            let positions = (0..span.num_rows).map(|row| span.start + row);
+            rows.positions
+                .extend(positions.map(|position| (position as f32 / span.divisor).to_bits()));
+            rows.base_of_row.resize(rows.positions.len(), base as u32);
+        }
+        rows
+    }
+
+    /// Adds rows at position 0 up to `num_rows`.
+    pub(super) fn pad(&mut self, num_rows: usize) {
+        self.positions.resize(num_rows, 0);
+        self.base_of_row.resize(num_rows, 0);
+    }
+
+    /// Positions, places of bases, frequencies `[num_bases, head_dim / 2]`.
+    pub(super) fn put_into(&self, head_dim: usize, words: &mut Vec<u32>) {
+        words.extend_from_slice(&self.positions);
+        words.extend_from_slice(&self.base_of_row);
+        for base in &self.bases {
+            words.extend(frequencies(*base, head_dim).into_iter().map(f32::to_bits));
+        }
     }
 }
 

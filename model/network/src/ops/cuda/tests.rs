@@ -1,6 +1,8 @@
 //! Every op on every device: the CPU's form, which its own tests hold against the formula, is what the emulated GPU and, where there is
 //! one, the real GPU are compared with, in f32 and in both halves. One body for all devices.
 
+mod graphs;
+
 use std::{ops::Range, slice};
 
 use super::gpus;

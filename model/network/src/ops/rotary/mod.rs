@@ -82,6 +82,12 @@ impl RotaryAngles {
         Ok(Self { cos, sin })
     }
 
+    /// Angles that are there already.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_tables(cos: Tensor, sin: Tensor) -> Self {
+        Self { cos, sin }
+    }
+
     /// Rotates the query and key heads of qkv `[num_rows, layout.width()]` f32 (not shared) in place.
     pub fn rotate(&self, qkv: &mut Tensor, layout: &QkvLayout) -> Result<()> {
         self.check(qkv, layout)?;

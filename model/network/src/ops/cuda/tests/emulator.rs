@@ -16,7 +16,7 @@ use std::{
 use half::{bf16, f16};
 
 use super::{
-    backend::{Backend, Launch, Product},
+    backend::{Argument, Backend, Launch, Product, pointers},
     device::CudaDevice,
 };
 use crate::{
@@ -41,6 +41,17 @@ pub(super) struct Emulator {
     launch: LaunchFunction,
     /// Sizes of what was allocated, by address.
     allocated: Mutex<HashMap<u64, usize>>,
+    /// What was put down so far, while it is put down and not done.
+    recorded: Mutex<Option<Vec<Work>>>,
+}
+
+pub(super) struct Recording(Vec<Work>);
+
+enum Work {
+    Launch(String, Launch, Vec<Argument>),
+    Multiply(Product),
+    Copy { from: u64, to: u64, len: usize },
+    Clear { at: u64, len: usize },
 }
 
 /// A device that runs kernels on the CPU; nothing, and a word why, where there is no C++ compiler.
@@ -51,6 +62,7 @@ pub(crate) fn emulated() -> Option<Device> {
             Emulator {
                 launch: *launch,
                 allocated: Mutex::default(),
+                recorded: Mutex::default(),
             },
         )))),
         Err(reason) => {
@@ -154,7 +166,64 @@ impl Emulator {
         unsafe { alloc::dealloc(address as *mut u8, layout(len)) };
     }
 
+    /// Puts work down where that is what goes on; gives it back where it is to be done.
+    fn put_down(&self, work: Work) -> Option<Work> {
+        match &mut *self.recorded.lock().unwrap() {
+            Some(recorded) => {
+                recorded.push(work);
+                None
+            }
+            None => Some(work),
+        }
+    }
+
+    pub(super) fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Recording> {
+        *self.recorded.lock().unwrap() = Some(Vec::new());
+        let worked = work();
+        let recorded = self.recorded.lock().unwrap().take();
+        worked?;
+        Ok(Recording(recorded.expect("put there above")))
+    }
+
+    pub(super) unsafe fn replay(&self, recording: &Recording) -> Result<()> {
+        for work in &recording.0 {
+            // SAFETY: the caller's.
+            unsafe { self.work(work)? };
+        }
+        Ok(())
+    }
+
+    unsafe fn work(&self, work: &Work) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            match work {
+                Work::Launch(kernel, launch, arguments) => self.run(kernel, *launch, arguments),
+                Work::Multiply(product) => {
+                    multiply(product);
+                    Ok(())
+                }
+                Work::Copy { from, to, len } => {
+                    (*to as *mut u8).copy_from_nonoverlapping(*from as *const u8, *len);
+                    Ok(())
+                }
+                Work::Clear { at, len } => {
+                    (*at as *mut u8).write_bytes(0, *len);
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    fn refuse_in_recording(&self, what: &'static str) -> Result<()> {
+        if self.recorded.lock().unwrap().is_none() {
+            return Ok(());
+        }
+        let reason = "bytes of the host cannot be recorded".to_owned();
+        Err(TensorError::Unsupported { what, reason })
+    }
+
     pub(super) unsafe fn copy_in(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.refuse_in_recording("copy in")?;
         // SAFETY: the caller's.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
@@ -166,12 +235,14 @@ impl Emulator {
         len: usize,
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> Result<()> {
+        self.refuse_in_recording("copy a piece in")?;
         // SAFETY: the caller's.
         fill(unsafe { std::slice::from_raw_parts_mut(to as *mut u8, len) });
         Ok(())
     }
 
     pub(super) unsafe fn copy_out(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.refuse_in_recording("copy out")?;
         // SAFETY: the caller's.
         unsafe {
             bytes
@@ -183,22 +254,39 @@ impl Emulator {
 
     pub(super) unsafe fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
         // SAFETY: the caller's.
-        unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, len) };
-        Ok(())
+        unsafe { self.put(Work::Copy { from, to, len }) }
     }
 
     pub(super) unsafe fn clear(&self, at: u64, len: usize) -> Result<()> {
         // SAFETY: the caller's.
-        unsafe { (at as *mut u8).write_bytes(0, len) };
-        Ok(())
+        unsafe { self.put(Work::Clear { at, len }) }
     }
 
     pub(super) unsafe fn launch(
         &self,
         kernel: &str,
         launch: Launch,
-        arguments: &mut [*mut c_void],
+        arguments: &[Argument],
     ) -> Result<()> {
+        let work = Work::Launch(kernel.to_owned(), launch, arguments.to_vec());
+        // SAFETY: the caller's.
+        unsafe { self.put(work) }
+    }
+
+    pub(super) unsafe fn multiply(&self, product: &Product) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.put(Work::Multiply(*product)) }
+    }
+
+    unsafe fn put(&self, work: Work) -> Result<()> {
+        match self.put_down(work) {
+            // SAFETY: the caller's.
+            Some(work) => unsafe { self.work(&work) },
+            None => Ok(()),
+        }
+    }
+
+    unsafe fn run(&self, kernel: &str, launch: Launch, arguments: &[Argument]) -> Result<()> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
         assert!(
@@ -215,7 +303,7 @@ impl Emulator {
                 grid.as_ptr(),
                 block.as_ptr(),
                 launch.shared as c_uint,
-                arguments.as_mut_ptr(),
+                pointers(arguments).as_mut_ptr(),
             )
         };
         if status == 0 {
@@ -226,45 +314,6 @@ impl Emulator {
             what: "emulate",
             reason,
         })
-    }
-
-    pub(super) unsafe fn multiply(&self, product: &Product) -> Result<()> {
-        let Product {
-            rows,
-            columns,
-            depth,
-            dtype,
-            out_dtype,
-            ..
-        } = *product;
-        // SAFETY: the caller's.
-        let (x, w) = unsafe {
-            (
-                read(product.x, dtype, rows * depth),
-                read(product.w, dtype, columns * depth),
-            )
-        };
-        // SAFETY: the caller's.
-        let bias = product
-            .bias
-            .map(|bias| unsafe { read(bias, out_dtype, columns) });
-        // SAFETY: the caller's.
-        let before = product
-            .adds_to_y
-            .then(|| unsafe { read(product.y, out_dtype, rows * columns) });
-        for row in 0..rows {
-            let x = &x[row * depth..][..depth];
-            for column in 0..columns {
-                let w = &w[column * depth..][..depth];
-                let mut value = x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>() * product.scale;
-                let at = row * columns + column;
-                value += before.as_ref().map_or(0.0, |before| before[at]);
-                value += bias.as_ref().map_or(0.0, |bias| bias[column]);
-                // SAFETY: the caller's.
-                unsafe { write(product.y, out_dtype, at, value) };
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
@@ -293,6 +342,44 @@ impl Emulator {
 
     pub(super) fn describe(&self) -> String {
         "emulated GPU".to_owned()
+    }
+}
+
+unsafe fn multiply(product: &Product) {
+    let Product {
+        rows,
+        columns,
+        depth,
+        dtype,
+        out_dtype,
+        ..
+    } = *product;
+    // SAFETY: the caller's.
+    let (x, w) = unsafe {
+        (
+            read(product.x, dtype, rows * depth),
+            read(product.w, dtype, columns * depth),
+        )
+    };
+    // SAFETY: the caller's.
+    let bias = product
+        .bias
+        .map(|bias| unsafe { read(bias, out_dtype, columns) });
+    // SAFETY: the caller's.
+    let before = product
+        .adds_to_y
+        .then(|| unsafe { read(product.y, out_dtype, rows * columns) });
+    for row in 0..rows {
+        let x = &x[row * depth..][..depth];
+        for column in 0..columns {
+            let w = &w[column * depth..][..depth];
+            let mut value = x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>() * product.scale;
+            let at = row * columns + column;
+            value += before.as_ref().map_or(0.0, |before| before[at]);
+            value += bias.as_ref().map_or(0.0, |bias| bias[column]);
+            // SAFETY: the caller's.
+            unsafe { write(product.y, out_dtype, at, value) };
+        }
     }
 }
 
