@@ -115,9 +115,10 @@ pub(crate) async fn serve_with(
         .await;
     let closing = CancellationToken::new();
     let router = router(&config, &dispatcher, composer.clone(), &health, &closing)?;
+    let client_silence = config.timeouts.client_silence;
     let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = router.serve_with_incoming_shutdown(
-        accepted.map(|stream| stream.map(ClientStream)),
+        accepted.map(move |stream| ClientStream::watched(stream?, client_silence)),
         closing.clone().cancelled_owned(),
     );
     tokio::pin!(server);
@@ -229,7 +230,8 @@ async fn follow_health(health: &HealthReporter, membership: &Membership) {
     }
 }
 
-/// Every service behind the limits of the transport.
+/// Every service behind the limits of the transport. Connections are watched by the kernel (see [`ClientStream`]): HTTP/2 pings would be
+/// looked after at every token.
 fn router(
     config: &Config,
     dispatcher: &Arc<Dispatcher>,
@@ -237,7 +239,7 @@ fn router(
     health: &HealthReporter,
     closing: &CancellationToken,
 ) -> anyhow::Result<Router> {
-    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    let limits = &config.limits;
     let chat = ChatServiceServer::new(ChatService::new(dispatcher.clone()))
         .max_decoding_message_size(limits.max_message_bytes);
     let composition = CompositionService::new(composer, limits.clone());
@@ -255,8 +257,6 @@ fn router(
     };
     Ok(Server::builder()
         .max_concurrent_streams(limits.max_requests_per_connection)
-        .http2_keepalive_interval(Some(timeouts.ping_interval))
-        .http2_keepalive_timeout(Some(timeouts.ping))
         .add_service(InterceptedService::new(chat, note_deadline))
         .add_service(InterceptedService::new(composition, note_deadline))
         .add_service(model)

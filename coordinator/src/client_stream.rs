@@ -1,12 +1,17 @@
 //! A client's connection. A token is one small piece of bytes: sent as such it costs the kernel less than as a list of pieces, which is
 //! how the transport writes whatever it has.
+//!
+//! Whether the client's machine is still there is the kernel's to find out: a machine that takes nothing of what was sent, or answers no
+//! probe while nothing is sent, is gone. A client that is there and does not read is a request's own matter (`request/event_stream.rs`).
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -15,9 +20,24 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct ClientStream(pub(crate) TcpStream);
+pub(crate) struct ClientStream(TcpStream);
 
 impl ClientStream {
+    /// A connection that is dead after so long without a sign of life from the client's machine.
+    pub(crate) fn watched(stream: TcpStream, silence: Duration) -> io::Result<Self> {
+        // The kernel counts probes in whole seconds.
+        let between = (silence / 2).max(Duration::from_secs(1));
+        let probes = TcpKeepalive::new()
+            .with_time(between)
+            .with_interval(between);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&probes)?;
+        // Else what is on its way would be sent again for a quarter of an hour.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(silence))?;
+        Ok(Self(stream))
+    }
+
     fn inner(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
         Pin::new(&mut self.get_mut().0)
     }
@@ -83,11 +103,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn the_kernel_watches_for_the_time_that_was_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(client, listener.accept());
+        let silence = Duration::from_millis(2500);
+        let stream = ClientStream::watched(accepted.unwrap().0, silence).unwrap();
+        let socket = SockRef::from(&stream.0);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(1));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(silence));
+    }
+
+    #[tokio::test]
     async fn pieces_arrive_in_order_however_many_are_written_together() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, listener.accept());
-        let mut stream = ClientStream(accepted.unwrap().0);
+        let silence = Duration::from_secs(7);
+        let mut stream = ClientStream::watched(accepted.unwrap().0, silence).unwrap();
         assert!(stream.is_write_vectored());
         for pieces in [&["one"][..], &["two", "", "three"], &["four", "five"]] {
             let pieces: Vec<_> = pieces.iter().map(|p| IoSlice::new(p.as_bytes())).collect();

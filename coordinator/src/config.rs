@@ -168,10 +168,13 @@ pub struct Timeouts {
     pub queued: Duration,
     /// For running requests to end at shutdown. 30 s, as long as Kubernetes gives by default.
     pub drain: Duration,
-    /// Between HTTP/2 pings, towards clients and workers. 10 s: below the idle limits of common load balancers.
+    /// Between HTTP/2 pings to workers. 10 s.
     pub ping_interval: Duration,
     /// For the answer to a ping. 10 s, then the connection counts as dead.
     pub ping: Duration,
+    /// For a client's machine to take what was sent to it, and to answer a probe while nothing is. 20 s, then its connection counts as
+    /// dead; probes come after half of it, which is below the idle limits of common load balancers.
+    pub client_silence: Duration,
     /// What clients are told to wait before they try again where nothing better is known. 1 s.
     pub retry_after: Duration,
 }
@@ -192,6 +195,7 @@ impl Default for Timeouts {
             drain: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             ping: Duration::from_secs(10),
+            client_silence: Duration::from_secs(20),
             retry_after: Duration::from_secs(1),
         }
     }
@@ -310,6 +314,7 @@ impl Timeouts {
             ("queued", self.queued),
             ("ping_interval", self.ping_interval),
             ("ping", self.ping),
+            ("client_silence", self.client_silence),
         ])
     }
 }

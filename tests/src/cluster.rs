@@ -427,15 +427,20 @@ impl Cluster {
     async fn busy_groups(&self) -> Vec<LanguageGroup> {
         let mut busy = Vec::new();
         for name in self.running().iter().filter(|name| name.starts_with('c')) {
-            let address = format!("http://{}", self.address(name));
-            let client = ClusterServiceClient::connect(address).await;
-            let mut client = client.expect("it listens");
-            let answer = client.get_cluster(GetClusterRequest {}).await;
-            let cluster = answer.expect("it answers").into_inner().cluster;
-            let groups = cluster.expect("it says how it is").groups;
-            busy.extend(groups.into_iter().filter(is_busy));
+            busy.extend(self.busy_groups_heard_by(name).await);
         }
         busy
+    }
+
+    /// The groups that work for somebody, as a coordinator hears it.
+    pub async fn busy_groups_heard_by(&self, coordinator: &str) -> Vec<LanguageGroup> {
+        let address = format!("http://{}", self.address(coordinator));
+        let client = ClusterServiceClient::connect(address).await;
+        let mut client = client.expect("it listens");
+        let answer = client.get_cluster(GetClusterRequest {}).await;
+        let cluster = answer.expect("it answers").into_inner().cluster;
+        let groups = cluster.expect("it says how it is").groups;
+        groups.into_iter().filter(is_busy).collect()
     }
 
     fn keep_logs(&self) {

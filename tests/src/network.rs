@@ -95,6 +95,12 @@ impl Network {
         self.rule(to, from, "drop");
     }
 
+    /// Nothing that the test sends arrives at `to` any more, answers to what comes from there included.
+    pub fn cut_off_from_the_test(&self, to: &str) {
+        let [a, b, c, _] = self.machines[to].octets();
+        self.apply(to, Ipv4Addr::new(a, b, c, 1).into(), "drop");
+    }
+
     /// So many of 100 packets between the two are lost.
     pub fn lose(&self, one: &str, other: &str, percent: u32) {
         let action = format!("numgen random mod 100 < {percent} drop");
@@ -118,10 +124,11 @@ impl Network {
     }
 
     fn rule(&self, at: &str, from: &str, action: &str) {
-        let rule = format!(
-            "add rule inet faults input ip saddr {} {action}\n",
-            self.address(from)
-        );
+        self.apply(at, self.address(from), action);
+    }
+
+    fn apply(&self, at: &str, from: IpAddr, action: &str) {
+        let rule = format!("add rule inet faults input ip saddr {from} {action}\n");
         nft(&self.namespace(at), &rule);
     }
 }

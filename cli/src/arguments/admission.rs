@@ -21,6 +21,9 @@ pub(crate) struct AdmissionArguments {
     /// Longest wait for a turn, in seconds.
     #[arg(long, env = "INKSTONE_MAX_QUEUE_WAIT", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     max_queue_wait: Option<u64>,
+    /// Seconds without a sign of life from a client's machine after which its connection counts as dead.
+    #[arg(long, env = "INKSTONE_CLIENT_SILENCE", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    client_silence: Option<u64>,
     /// Requests run in the order in which they come, whoever asks: to compare with.
     #[arg(long, hide = true)]
     first_come_first_served: bool,
@@ -60,6 +63,9 @@ impl AdmissionArguments {
         }
         if let Some(seconds) = self.max_queue_wait {
             config.timeouts.queued = std::time::Duration::from_secs(seconds);
+        }
+        if let Some(seconds) = self.client_silence {
+            config.timeouts.client_silence = std::time::Duration::from_secs(seconds);
         }
         limits.fair_queueing = !self.first_come_first_served;
         // One client may use the whole coordinator.

@@ -44,47 +44,6 @@ async fn a_client_that_goes_away_before_the_first_event_ends_the_sequence() {
     eventually("the sequence ends", || cluster.group().num_running() == 0).await;
 }
 
-/// A wire to `server` that carries until it is frozen: then it stays open at both ends, and nothing arrives any more.
-async fn wire(server: SocketAddr, frozen: CancellationToken) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (mut near, _) = listener.accept().await.unwrap();
-        let mut far = tokio::net::TcpStream::connect(server).await.unwrap();
-        let carried = tokio::io::copy_bidirectional(&mut near, &mut far);
-        let carried = frozen.run_until_cancelled(carried).await;
-        assert!(carried.is_none(), "the wire broke: {carried:?}");
-        std::future::pending::<()>().await;
-    });
-    address
-}
-
-#[tokio::test]
-async fn a_client_that_vanishes_without_a_word_ends_the_sequence() {
-    let cluster = FakeCluster::new(1, 1);
-    let change = |config: &mut Config| {
-        config.timeouts.ping_interval = Duration::from_millis(100);
-        config.timeouts.ping = Duration::from_millis(200);
-        // So that it is not the reader's silence that ends it.
-        config.timeouts.reader_stall = PATIENCE;
-    };
-    let coordinator = Coordinator::with(&cluster, change).await;
-    cluster.group().play(endless());
-    let frozen = CancellationToken::new();
-    let wire = wire(coordinator.address, frozen.clone()).await;
-    let channel = Endpoint::from_shared(format!("http://{wire}")).unwrap();
-    let mut client = ChatServiceClient::new(channel.connect().await.unwrap());
-    let mut answer = client.chat(question("hi")).await.unwrap().into_inner();
-    for seq in 0..3 {
-        next(&mut answer, seq).await.unwrap().unwrap();
-    }
-    // Several pings are answered.
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(cluster.group().num_running(), 1);
-    frozen.cancel();
-    eventually("the sequence ends", || cluster.group().num_running() == 0).await;
-}
-
 #[tokio::test]
 async fn the_deadline_ends_a_stream() {
     let cluster = FakeCluster::new(1, 1);

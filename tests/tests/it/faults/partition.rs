@@ -1,9 +1,10 @@
 //! A network that loses, cuts and resets: between coordinators and groups, between ranks, and around etcd. Every process has a
 //! machine of its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use inkstone_tests::{
+    client::{connect, greedy, text, user},
     cluster::{Cluster, Group, Settings},
     load::{Clients, Load},
     network::Network,
@@ -227,4 +228,45 @@ async fn partition_of_a_slow_wire() {
     let fault = "the wire to a leader freezes";
     let (report, at) = in_the_middle(fault, &turn, &mut cluster, clients, hurt).await;
     assert_resumed(&report, at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_that_swallows_clients_ends_their_requests() {
+    /// Longer than anybody waits here.
+    const ANSWER_TOKENS: u32 = 3500;
+    let Some(_turn) = turn_with_network().await else {
+        return;
+    };
+    let mut settings = in_a_network();
+    let silence = ["--client-silence", "2"].map(str::to_owned);
+    settings.coordinator_arguments.extend(silence);
+    let cluster = Cluster::start(settings).await;
+    let mut streams = Vec::new();
+    let mut client = connect(&cluster.address("c0")).await;
+    for number in 0..8 {
+        let question = text(&format!("Tell me of {number} circles."));
+        let mut request = greedy(vec![user(vec![question])], ANSWER_TOKENS);
+        request.stop.get_or_insert_default().ignore_eos = true;
+        let stream = client.chat(request).await;
+        streams.push(stream.expect("nothing is wrong with it").into_inner());
+    }
+    let begun = Instant::now();
+    for stream in &mut streams {
+        for _ in 0..100 {
+            stream.message().await.unwrap().expect("a long answer");
+        }
+    }
+    let whole_answers = begun.elapsed() * (ANSWER_TOKENS / 100);
+    // Nobody says goodbye: the clients' machine is not heard any more.
+    network(&cluster).cut_off_from_the_test("c0");
+    let cut = Instant::now();
+    assert!(!cluster.busy_groups_heard_by("c1").await.is_empty());
+    while !cluster.busy_groups_heard_by("c1").await.is_empty() {
+        assert!(
+            cut.elapsed() < whole_answers / 2,
+            "answers go on that nobody hears"
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+    network(&cluster).heal();
 }
