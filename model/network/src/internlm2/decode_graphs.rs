@@ -129,25 +129,12 @@ fn sizes(most_rows: usize) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::{
-        checkpoint::{Checkpoint, Shard},
         collectives::SingleCollective,
         device::Device,
-        internlm2::{ForwardOutput, LogitsRows},
-        load_options::LoadOptions,
-        synthesize::{Preset, SynthesizeOptions, synthesize},
-        tensor::DType,
+        internlm2::{ForwardOutput, LogitsRows, tests::tiny::Tiny},
     };
 
     const BLOCKS: [&[u32]; 3] = [&[0, 3], &[5, 1], &[4, 2]];
-
-    fn model(device: Device, dir: &std::path::Path) -> LanguageModel {
-        let options = LoadOptions {
-            device,
-            dtype: Some(DType::BF16),
-        };
-        let checkpoint = Checkpoint::open(dir).unwrap();
-        LanguageModel::load(&checkpoint, Shard::SINGLE, &options, &|_| {}).unwrap()
-    }
 
     /// New tokens of the first sequences, which are all at `start`.
     fn step(
@@ -174,11 +161,9 @@ mod tests {
 
     #[test]
     fn recorded_steps_give_what_steps_give() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("model");
-        synthesize(Preset::Tiny, 0, &dir, SynthesizeOptions::default(), &|_| ()).unwrap();
+        let tiny = Tiny::write();
         for (name, device) in crate::ops::cuda::gpus() {
-            let model = model(device, &dir);
+            let model = tiny.load(device);
             let (mut recorded, mut other) = (model.new_kv_cache(6), model.new_kv_cache(6));
             let told = std::cell::RefCell::new(Vec::new());
             let progress = |done, of| told.borrow_mut().push((done, of));
@@ -227,10 +212,8 @@ mod tests {
 
     #[test]
     fn nothing_is_recorded_where_that_gains_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("model");
-        synthesize(Preset::Tiny, 0, &dir, SynthesizeOptions::default(), &|_| ()).unwrap();
-        let model = model(Device::cpu(1), &dir);
+        let tiny = Tiny::write();
+        let model = tiny.load(Device::cpu(1));
         let mut cache = model.new_kv_cache(6);
         let recorded = model.record_decode(&mut cache, &SingleCollective, 8, &|_, _| ());
         assert_eq!(recorded.unwrap(), 0);

@@ -58,31 +58,15 @@ impl LanguageModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        checkpoint::{Checkpoint, Shard},
-        load_options::LoadOptions,
-        synthesize::{Preset, SynthesizeOptions, synthesize},
-        tensor::DType,
-    };
-
-    fn model(device: Device, dir: &std::path::Path) -> LanguageModel {
-        let options = LoadOptions {
-            device,
-            dtype: Some(DType::BF16),
-        };
-        let checkpoint = Checkpoint::open(dir).unwrap();
-        LanguageModel::load(&checkpoint, Shard::SINGLE, &options, &|_| {}).unwrap()
-    }
+    use crate::internlm2::tests::tiny::Tiny;
 
     #[test]
     fn larger_steps_take_more_and_leave_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("model");
-        synthesize(Preset::Tiny, 0, &dir, SynthesizeOptions::default(), &|_| ()).unwrap();
-        let on_cpu = model(Device::cpu(1), &dir);
+        let tiny = Tiny::write();
+        let on_cpu = tiny.load(Device::cpu(1));
         assert_eq!(on_cpu.step_bytes_on_gpu(8, 1).unwrap(), None);
         for (name, device) in crate::ops::cuda::gpus() {
-            let model = model(device.clone(), &dir);
+            let model = tiny.load(device);
             let bytes = |rows, logits| model.step_bytes_on_gpu(rows, logits).unwrap().unwrap();
             let (few, many, wordy) = (bytes(4, 1), bytes(48, 1), bytes(48, 32));
             assert!(

@@ -3,6 +3,7 @@
 
 mod company;
 mod on_gpus;
+pub(super) mod tiny;
 
 use std::{net::TcpListener, path::PathBuf, thread, time::Duration};
 
