@@ -1,31 +1,19 @@
 //! Tensors: a shape, a data type and shared storage on a device. Row-major and contiguous, always; a view can narrow the
 //! rows of another tensor but never stride over it. Activations on the CPU are f32; weights stay as they were loaded.
 
+mod aligned_bytes;
+mod elements;
+
 use std::{ops::Range, sync::Arc};
 
-use half::{bf16, f16};
-use memmap2::MmapMut;
 use thiserror::Error;
 
+use self::elements::round_into;
+pub use self::{
+    aligned_bytes::AlignedBytes,
+    elements::{CpuElements, CpuElementsMut, DType, Element},
+};
 use crate::{device::Device, ops::cuda::CudaBuffer};
-
-/// The type of a tensor's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DType {
-    F32,
-    BF16,
-    F16,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn num_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::BF16 | Self::F16 => 2,
-        }
-    }
-}
 
 /// What is wrong with the tensors given to an op or asked of a tensor.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -417,156 +405,11 @@ impl Tensor {
     }
 }
 
-/// The elements of a CPU tensor, by their type.
-#[derive(Clone, Copy, Debug)]
-pub enum CpuElements<'a> {
-    F32(&'a [f32]),
-    BF16(&'a [bf16]),
-    F16(&'a [f16]),
-}
-
-/// The elements of a CPU tensor, by their type, to be written.
-#[derive(Debug)]
-pub enum CpuElementsMut<'a> {
-    F32(&'a mut [f32]),
-    BF16(&'a mut [bf16]),
-    F16(&'a mut [f16]),
-}
-
-/// A Rust type that a tensor can hold.
-pub trait Element: bytemuck::Pod + Send + Sync {
-    const DTYPE: DType;
-    fn to_f32(self) -> f32;
-}
-
-impl Element for f32 {
-    const DTYPE: DType = DType::F32;
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-}
-
-impl Element for bf16 {
-    const DTYPE: DType = DType::BF16;
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-}
-
-impl Element for f16 {
-    const DTYPE: DType = DType::F16;
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        // In plain integer and float steps, so that loops over it become vector code: shift exponent and fraction into
-        // place, then scale by the difference of the two exponent biases, which is right for subnormal numbers too.
-        const BIAS_DIFFERENCE: f32 = f32::from_bits((127 + 112) << 23);
-        let bits = u32::from(self.to_bits());
-        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * BIAS_DIFFERENCE;
-        // What had the largest exponent is infinite or not a number.
-        let exponent = if bits & 0x7c00 == 0x7c00 {
-            0x7f80_0000
-        } else {
-            0
-        };
-        f32::from_bits(magnitude.to_bits() | exponent | (bits & 0x8000) << 16)
-    }
-}
-
 /// A tensor is not where an op of the CPU or of a GPU looks for it.
 fn elsewhere(what: &'static str) -> TensorError {
     TensorError::Unsupported {
         what,
         reason: "the tensor lies on another device".to_owned(),
-    }
-}
-
-fn round_into(values: &[f32], dtype: DType, bytes: &mut [u8]) {
-    match dtype {
-        DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(values)),
-        DType::BF16 => fill(bytemuck::cast_slice_mut(bytes), values, bf16::from_f32),
-        DType::F16 => fill(bytemuck::cast_slice_mut(bytes), values, f16::from_f32),
-    }
-}
-
-fn fill<T>(out: &mut [T], values: &[f32], round: impl Fn(f32) -> T) {
-    for (out, &value) in out.iter_mut().zip(values) {
-        *out = round(value);
-    }
-}
-
-/// Bytes that start at a multiple of 64, so that vector loads of whole cache lines meet no border.
-#[derive(Debug)]
-pub struct AlignedBytes {
-    memory: Memory,
-    len: usize,
-}
-
-#[derive(Debug)]
-enum Memory {
-    Heap(Vec<CacheLine>),
-    /// Fresh pages from the operating system, large ones where it has them.
-    Pages(MmapMut),
-}
-
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct CacheLine([u8; 64]);
-
-impl AlignedBytes {
-    /// From the heap: for what comes and goes.
-    pub fn zeroed(len: usize) -> Self {
-        Self {
-            memory: Memory::Heap(bytemuck::allocation::zeroed_vec(len.div_ceil(64))),
-            len,
-        }
-    }
-
-    /// In memory pages of their own, large ones where the system has them: for weights, which stay. With ordinary pages
-    /// a pass over all weights spends a tenth of its time on address translation.
-    pub fn zeroed_pages(len: usize) -> Self {
-        const WORTH_IT: usize = 1 << 20;
-        match MmapMut::map_anon(len) {
-            Ok(pages) if len >= WORTH_IT => {
-                // A system without large pages refuses; ordinary ones do as well, only slower.
-                #[cfg(target_os = "linux")]
-                let _ = pages.advise(memmap2::Advice::HugePage);
-                Self {
-                    memory: Memory::Pages(pages),
-                    len,
-                }
-            }
-            _ => Self::zeroed(len),
-        }
-    }
-
-    pub fn copy_of(bytes: &[u8]) -> Self {
-        let mut own = Self::zeroed(bytes.len());
-        own.as_mut_slice().copy_from_slice(bytes);
-        own
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub fn as_slice(&self) -> &[u8] {
-        match &self.memory {
-            Memory::Heap(lines) => &bytemuck::cast_slice(lines)[..self.len],
-            Memory::Pages(pages) => &pages[..self.len],
-        }
-    }
-
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        match &mut self.memory {
-            Memory::Heap(lines) => &mut bytemuck::cast_slice_mut(lines)[..self.len],
-            Memory::Pages(pages) => &mut pages[..self.len],
-        }
     }
 }
 
@@ -576,16 +419,6 @@ mod tests {
 
     fn device() -> Device {
         Device::cpu(1)
-    }
-
-    #[test]
-    fn storage_starts_at_a_cache_line() {
-        for len in [1, 63, 64, 65, 1000] {
-            assert_eq!(
-                AlignedBytes::zeroed(len).as_slice().as_ptr() as usize % 64,
-                0
-            );
-        }
     }
 
     #[test]
