@@ -123,7 +123,7 @@ pub(crate) struct EngineArguments {
     #[arg(long, env = "INKSTONE_MAX_WAITING", value_name = "N", default_value_t = inkstone_worker::config::DEFAULT_MAX_WAITING)]
     pub(crate) max_waiting: usize,
     /// Launch decode steps op by op on GPUs, instead of recording each size once as a CUDA graph.
-    #[arg(long, env = "INKSTONE_NO_DECODE_GRAPHS")]
+    #[arg(long)]
     pub(crate) no_decode_graphs: bool,
 }
 

@@ -297,7 +297,7 @@ impl Formation<'_> {
         .map_err(|error| Breakage::by([0], format!("{error:#}")))
     }
 
-    /// A rank with its cache, and its decode steps recorded if it stands alone: nobody else would record at the same time.
+    /// A rank with its cache, and its decode steps recorded where they can be.
     async fn runner(
         &self,
         model: Arc<LanguageModel>,
@@ -305,12 +305,12 @@ impl Formation<'_> {
         collective: Arc<dyn Collective>,
     ) -> anyhow::Result<RankRunner> {
         let vocabulary = Arc::clone(&self.files.vocabulary);
-        let settings = self.settings;
-        let is_recorded = settings.decode_graphs && collective.world_size() == 1;
-        let most_rows = if is_recorded { settings.max_running } else { 0 };
+        let (decode_graphs, max_running) = (self.settings.decode_graphs, self.settings.max_running);
         let made = spawn_blocking(move || {
             let mut runner = RankRunner::new(model, num_blocks, collective, vocabulary);
-            runner.record_decode(most_rows);
+            if decode_graphs {
+                runner.record_decode(max_running);
+            }
             runner
         });
         Ok(made.await?)

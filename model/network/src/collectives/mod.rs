@@ -47,7 +47,8 @@ pub trait Collective: Send + Sync {
     /// Returns once every rank has come here.
     fn barrier(&self) -> Result<()>;
 
-    /// Whether sums may be part of work that a device records and replays: they must be put on its stream and nowhere else.
+    /// Whether sums may be part of work that a device records and replays: they must be put on its stream and nowhere
+    /// else, and then every rank records at the same time.
     fn can_be_recorded(&self) -> bool {
         false
     }

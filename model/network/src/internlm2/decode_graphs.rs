@@ -33,7 +33,9 @@ impl LanguageModel {
             return Ok(0);
         };
         let sizes = sizes(most_rows);
-        let largest = sizes.last().copied().unwrap_or(0);
+        let Some(&largest) = sizes.last() else {
+            return Ok(0);
+        };
         let graphs = DecodeGraphs::on(&self.device, layer.layout(), cache.num_blocks(), largest)?;
         let Some(mut graphs) = graphs else {
             return Ok(0);
@@ -77,7 +79,10 @@ impl LanguageModel {
         let recorded = recorded
             .as_ref()
             .filter(|recorded| recorded.cache == cache.id() && collective.can_be_recorded());
-        let Some((recorded, ids)) = recorded.zip(single_tokens(batch)) else {
+        let Some(recorded) = recorded else {
+            return Ok(None);
+        };
+        let Some(ids) = single_tokens(batch) else {
             return Ok(None);
         };
         let rows = DecodeRows {
