@@ -1,5 +1,6 @@
 //! Scenarios as text in, plans as text out; random runs against ranks that notice what they read.
 
+mod around;
 mod random;
 mod ranks;
 mod scenarios;
